@@ -1,0 +1,29 @@
+# Each target makes the environment first where it is missing; Python 3.11 is all a machine needs.
+PYTHON ?= python3
+RUN = .venv/bin/python -m lit_vpo
+
+.PHONY: install demo test check bench base clean
+install: .venv/installed
+
+.venv/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -c constraints.txt -e '.[test]'
+	touch .venv/installed
+
+demo: .venv/installed
+	$(RUN) run experiments/demo.yaml
+
+test: .venv/installed check
+	.venv/bin/pytest
+
+check: .venv/installed
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+bench: .venv/installed
+	.venv/bin/python benchmarks/motion_world.py
+
+base: .venv/installed
+	$(RUN) run experiments/base_model.yaml
+
+clean:
+	rm -rf build dist runs *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,13 @@
+"""Everything that happens on a schedule. Import this package as `lit_vpo.callbacks`."""
+
+if __name__ != "lit_vpo.callbacks":
+    raise ImportError(f"import this package as lit_vpo.callbacks, not as {__name__!r}: the folder is linked into lit_vpo")
+
+from .caption_scores import CaptionScores
+from .faults import DataFaults
+from .generations import GenerationWriter
+from .pair_table import PairTable
+from .pretrained import SavePretrained
+from .step import StepCallback
+
+__all__ = ["CaptionScores", "DataFaults", "GenerationWriter", "PairTable", "SavePretrained", "StepCallback"]

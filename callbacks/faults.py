@@ -1,0 +1,19 @@
+"""Samples that could not be used, as a curve beside the loss."""
+
+from lightning.pytorch import LightningModule, Trainer
+from typing_extensions import override
+
+from .step import StepCallback
+
+
+class DataFaults(StepCallback):
+    """Logs `data/num_quarantined`, the number of samples the training loader has put aside so far.
+
+    The reasons stand in the run's `quarantine.jsonl`.
+    """
+
+    @override
+    def on_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        count = getattr(trainer.train_dataloader, "num_quarantined", None)
+        if count is not None:
+            module.log("data/num_quarantined", float(count), batch_size=1)

@@ -1,0 +1,45 @@
+"""The trained network as an ordinary Hugging Face folder."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from lit_vpo.models.loading import load_processor
+from lit_vpo.protocols import HasNetwork
+
+
+class SavePretrained(Callback):
+    """Writes network and processor with `save_pretrained` when `fit` has ended.
+
+    Args:
+        path: The folder to write; plain transformers loads it again.
+        dtype: Number format of the stored weights.
+
+    Raises:
+        ValueError: In `setup`, if the module has no `network` or it carries an adapter.
+    """
+
+    def __init__(self, path: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> None:
+        self.path = Path(path)
+        self.dtype = dtype
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, HasNetwork):
+            raise ValueError(f"SavePretrained needs a module with `network` and `model`; {type(pl_module).__name__} has none")
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, HasNetwork)
+        if not trainer.is_global_zero:
+            return
+        network = pl_module.network
+        if hasattr(network, "peft_config"):
+            raise ValueError("SavePretrained writes whole networks; this one carries an adapter: merge it first")
+        weights = {name: t.detach().to(getattr(torch, self.dtype)) for name, t in network.state_dict().items()}
+        network.config.dtype = getattr(torch, self.dtype)
+        network.save_pretrained(self.path, state_dict=weights)
+        load_processor(pl_module.model).save_pretrained(self.path)

@@ -1,0 +1,234 @@
+"""Records and clips to model inputs, through the family's own processor; the batch is checked before any forward.
+
+Every video is processed once for a batch, however many rows of text look at it. Responses are tokenised apart from
+their prompt and joined by ids, so chosen and rejected share the prompt's tokens exactly.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from lit_vpo.batch import IGNORE, Batch
+
+from .quarantine import BadSample
+from .video import Clip
+
+Kind = Literal["instruction", "preference", "prompt", "question"]
+KINDS: tuple[Kind, ...] = ("instruction", "preference", "prompt", "question")
+
+Record = dict[str, Any]
+
+
+def responses_of(record: Record, kind: Kind, with_ground_truth: bool = False) -> list[str]:
+    """Texts of a record that become its rows, in their order (a prompt's row has an empty one)."""
+    if kind == "preference":
+        texts = [record.get("chosen"), record.get("rejected")]
+        return [text or "" for text in (texts + [record.get("ground_truth")] if with_ground_truth else texts)]
+    if kind == "question":
+        return list(record.get("meta", {}).get("options") or [])
+    return [(record.get("ground_truth") or "") if kind == "instruction" else ""]
+
+
+def check_texts(record: Record, kind: Kind, with_ground_truth: bool = False) -> None:
+    """Refuse a record whose texts cannot make the rows of a kind.
+
+    Raises:
+        BadSample: An empty text, chosen = rejected, or options without the right answer among them.
+
+    """
+    if not (record.get("prompt") or "").strip():
+        raise BadSample("empty prompt")
+    responses = responses_of(record, kind, with_ground_truth)
+    if kind == "question" and (
+        len(responses) < 2 or len(set(responses)) < len(responses) or record.get("ground_truth") not in responses
+    ):
+        raise BadSample("a question needs two or more different meta.options, and ground_truth among them")
+    names = {"instruction": ["ground_truth"], "preference": ["chosen", "rejected", "ground_truth"], "prompt": []}
+    for name, text in zip(names.get(kind, ["option"] * len(responses)), responses, strict=False):
+        if not text.strip():
+            raise BadSample(f"empty {name}")
+    if kind == "preference" and responses[0].strip() == responses[1].strip():
+        raise BadSample("chosen = rejected")
+
+
+class Collator:
+    """Turn examples into one batch.
+
+    Args:
+        processor: A family's processor (tokenizer, chat template and video processor).
+        kind: What a row is: an answer to learn, one of a pair, a prompt to continue, or a question's option.
+        with_ground_truth: Preference batches get a third block of rows that hold the ground truth.
+
+    Raises:
+        ValueError: An unknown kind, or a tokenizer without the tokens that are needed.
+
+    """
+
+    def __init__(self, processor: Any, kind: Kind, with_ground_truth: bool = False) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        self.processor, self.kind, self.with_ground_truth = processor, kind, with_ground_truth
+        self.tokenizer = processor.tokenizer
+        self.eos_token_id = self.tokenizer.eos_token_id
+        if self.eos_token_id is None:
+            raise ValueError("the processor's tokenizer has no eos_token; a response could never end")
+        pad = self.tokenizer.pad_token_id
+        self.pad_token_id = self.eos_token_id if pad is None else pad
+        tokens = (getattr(processor, "video_token", None), getattr(processor, "image_token", None))
+        self.media_tokens = [token for token in tokens if token]
+        self.video_token_id = self.tokenizer.convert_tokens_to_ids(processor.video_token)
+        self.needs_token_types = "mm_token_type_ids" in processor.model_input_names
+
+    def check(self, record: Record) -> None:
+        """Refuse a record that can make no row, before its video is read.
+
+        Raises:
+            BadSample: As :func:`check_texts`, or a media token of the model in a text.
+
+        """
+        check_texts(record, self.kind, self.with_ground_truth)
+        turns = " ".join(turn["content"] for turn in record.get("history") or ())
+        texts = [record["prompt"], turns, *self._responses(record)]
+        if any(token in text for token in self.media_tokens for text in texts):
+            raise BadSample(f"a text contains a media placeholder of the model ({', '.join(self.media_tokens)})")
+
+    def __call__(self, examples: Sequence[tuple[Record, Clip]]) -> Batch:
+        """Build a batch.
+
+        Args:
+            examples: Records (checked by :meth:`check`) with their clips, at least one.
+
+        Returns:
+            The batch of this collator's kind (``lit_vpo.batch``).
+
+        Raises:
+            ValueError: A record fails :meth:`check`, or the processor's output breaks the batch contract.
+
+        """
+        assert examples, "a batch needs at least one example"
+        records = [record for record, _ in examples]
+        for record in records:
+            self.check(record)
+        prompts, media = self._process(examples)
+        rows = self._rows(records)
+        responses = self._tokenize([text for _, text in rows])
+        batch: dict[str, Any] = {"kind": self.kind, "records": records, "media": media}
+        batch |= self._text([(prompts[video], response) for (video, _), response in zip(rows, responses, strict=True)])
+        batch["video_index"] = torch.tensor([video for video, _ in rows])
+        return cast(Batch, batch | self._extras(records, rows))
+
+    def _responses(self, record: Record) -> list[str]:
+        return responses_of(record, self.kind, self.with_ground_truth)
+
+    def _rows(self, records: list[Record]) -> list[tuple[int, str]]:
+        """(video, response) of every row; preference blocks are chosen, then rejected, then ground truth."""
+        responses = [self._responses(record) for record in records]
+        if self.kind == "preference":
+            return [
+                (video, texts[block]) for block in range(len(responses[0])) for video, texts in enumerate(responses)
+            ]
+        return [(video, text) for video, texts in enumerate(responses) for text in texts]
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        if self.kind == "prompt":
+            return [[] for _ in texts]
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for text, row in zip(texts, ids, strict=True):
+            if not row:
+                raise ValueError(f"the tokenizer makes no token of {text!r}")
+        return [[*row, self.eos_token_id] for row in ids]
+
+    def _process(self, examples: Sequence[tuple[Record, Clip]]) -> tuple[list[list[int]], dict[str, Tensor]]:
+        """Prompt ids with expanded placeholders, and the video tensors of the whole batch."""
+        metadata = []
+        for _, clip in examples:
+            shown = len(clip.frames)
+            # frames_indices over their own count: the processor then takes fps as the rate of the frames it is given
+            metadata.append({"total_num_frames": shown, "fps": clip.fps, "frames_indices": list(range(shown))})
+        inputs = self.processor(
+            text=[self._prompt(record) for record, _ in examples],
+            videos=[clip.frames for _, clip in examples],
+            videos_kwargs={"do_sample_frames": False, "video_metadata": metadata, "return_metadata": True},
+        )
+        prompts: list[list[int]] = inputs.pop("input_ids")
+        media = {
+            name: _stack(value)
+            for name, value in inputs.items()
+            if name not in ("attention_mask", "mm_token_type_ids", "video_metadata")
+        }
+        self._check_placeholders(prompts, media)
+        return prompts, media
+
+    def _prompt(self, record: Record) -> str:
+        # text parts, never plain strings: several families' templates loop over parts and would print nothing
+        turns = [_turn(turn["role"], turn["content"]) for turn in record.get("history") or ()]
+        asked = _turn("user", record["prompt"])
+        asked["content"].insert(0, {"type": "video"})
+        text: str = self.processor.apply_chat_template([*turns, asked], add_generation_prompt=True, tokenize=False)
+        return text
+
+    def _check_placeholders(self, prompts: list[list[int]], media: dict[str, Tensor]) -> None:
+        counts = [sum(token == self.video_token_id for token in prompt) for prompt in prompts]
+        if "video_grid_thw" in media:
+            merge = int(self.processor.video_processor.merge_size) ** 2
+            expected = [int(grid.prod()) // merge for grid in media["video_grid_thw"]]
+        else:
+            # families without a grid give every clip of one shape the same number of features
+            expected = [max(counts[0], 1)] * len(prompts)
+        if counts != expected:
+            raise ValueError(
+                f"the prompts hold {counts} video placeholders where the videos make {expected} features; "
+                "is the chat template the one of this model?"
+            )
+
+    def _text(self, rows: list[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
+        left = self.kind == "prompt"
+        ids = [prompt + response for prompt, response in rows]
+        text = {
+            "input_ids": _pad(ids, self.pad_token_id, left),
+            "attention_mask": _pad([[1] * len(row) for row in ids], 0, left),
+        }
+        if not left:
+            text["labels"] = _pad([[IGNORE] * len(prompt) + response for prompt, response in rows], IGNORE, left)
+        if self.needs_token_types:
+            types = self.processor.create_mm_token_type_ids([prompt for prompt, _ in rows])
+            text["mm_token_type_ids"] = _pad(
+                [prompt + [0] * len(response) for prompt, (_, response) in zip(types, rows, strict=True)], 0, left
+            )
+        return text
+
+    def _extras(self, records: list[Record], rows: list[tuple[int, str]]) -> dict[str, Any]:
+        if self.kind == "instruction":
+            return {"weight": torch.tensor([float(record.get("weight") or 1.0) for record in records])}
+        if self.kind == "preference":
+            return {"has_ground_truth": self.with_ground_truth}
+        if self.kind == "question":
+            answers = [record["meta"]["options"].index(record["ground_truth"]) for record in records]
+            return {"question_index": torch.tensor([video for video, _ in rows]), "answer": torch.tensor(answers)}
+        return {}
+
+
+def _turn(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def _stack(value: Any) -> Tensor:
+    """A processor's output over V videos as one tensor, cat'ed on dim 0 over videos."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value[0], Tensor):
+        if len({item.shape for item in value}) > 1:
+            raise ValueError(
+                "this family needs clips of one shape in a batch; set size and num_frames so that they agree"
+            )
+        return torch.stack(list(value))
+    return torch.tensor(value)
+
+
+def _pad(rows: list[list[int]], value: int, left: bool) -> Tensor:
+    """(R, S) long."""
+    length = max(map(len, rows))
+    padded = [[value] * (length - len(row)) + row if left else row + [value] * (length - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long)

@@ -1,0 +1,275 @@
+"""The manifest: where every sample of a folder lies and what its video holds, in one sidecar file.
+
+It lies beside shards (tars) or loose videos and is built by demuxing (nothing is decoded). Its hash names a run's data.
+"""
+
+import hashlib
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .atomic import write_lines
+from .quarantine import BadSample, Quarantine
+from .video import VIDEO_EXTENSIONS, probe
+
+FILE_NAME = "manifest.jsonl"
+FORMAT = 1
+KEY_RULE = re.compile(r"[A-Za-z0-9_-]+")
+
+Member = tuple[int, int, int]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample's place and shape.
+
+    Attributes:
+        key: ``[A-Za-z0-9_-]+``, unique over the data set.
+        shard: File name relative to the folder: a tar, or the video itself where it lies loose.
+        members: Extension -> (offset in the file, size in bytes, crc32).
+        num_frames: Frames of the video stream.
+        fps: Average frames per second.
+        duration_s: Until the end of the last frame.
+        height: Picture height in pixels.
+        width: Picture width in pixels.
+        has_audio: Whether an audio stream is there.
+
+    """
+
+    key: str
+    shard: str
+    members: dict[str, Member]
+    num_frames: int
+    fps: float
+    duration_s: float
+    height: int
+    width: int
+    has_audio: bool
+
+    @property
+    def video_extension(self) -> str:
+        """Extension of the member that holds the video."""
+        return next(extension for extension in self.members if extension.lower() in VIDEO_EXTENSIONS)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The samples of one folder, in the order of its shards."""
+
+    root: Path
+    samples: tuple[Sample, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash: equal for equal shards in another folder, other for any changed byte."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            digest.update(json.dumps(asdict(sample), sort_keys=True).encode())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def by_key(self) -> dict[str, Sample]:
+        """Samples by their key."""
+        return {sample.key: sample for sample in self.samples}
+
+    def save(self) -> Path:
+        """Write ``manifest.jsonl`` into the folder in one step; returns its path."""
+        path = self.root / FILE_NAME
+        sizes = {name: (self.root / name).stat().st_size for name in sorted({sample.shard for sample in self.samples})}
+        header = {"format": FORMAT, "hash": self.hash, "num_samples": len(self.samples), "shards": sizes}
+        write_lines(path, (json.dumps(line) for line in [header, *map(asdict, self.samples)]))
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Manifest":
+        """Read a folder's manifest and check that the shards it names are still there at their size.
+
+        Raises:
+            ValueError: No manifest, a damaged one, or a shard that is missing or of another size.
+
+        """
+        path = Path(folder) / FILE_NAME
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; make it with: python -m lit_vpo data index {folder}")
+        try:
+            header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            manifest = cls(Path(folder), tuple(map(_sample, rows)))
+            shards: dict[str, int] = header["shards"]
+            complete = header["hash"] == manifest.hash and header["num_samples"] == len(rows)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; make it anew with: python -m lit_vpo data index {folder}") from error
+        if not complete:
+            raise ValueError(f"{path} was edited or cut; make it anew with: python -m lit_vpo data index {folder}")
+        for name, size in shards.items():
+            # a missing loose video is one bad sample; a cut tar is hundreds, so it stops here
+            if name.endswith(".tar") and _size(manifest.root / name) != size:
+                raise ValueError(
+                    f"{manifest.root / name} is missing or has another size than when it was indexed "
+                    f"({_size(manifest.root / name)} instead of {size} bytes); restore it, or index the folder again"
+                )
+        return manifest
+
+
+def index(folder: str | Path, progress: Progress | None = None) -> Manifest:
+    """Build and save the manifest of a folder of shards, or of loose videos where it holds no tar.
+
+    Args:
+        folder: Where the shards or videos lie.
+        progress: Called with each sample's key when it is done.
+
+    Raises:
+        ValueError: No sample, a damaged shard, or keys that break the rule.
+
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder")
+    manifest = index_shards(root, progress) if any(root.glob("*.tar")) else index_videos(root, progress)
+    if not manifest.samples:
+        raise ValueError(f"{root} holds no usable shard or video ({', '.join(VIDEO_EXTENSIONS)})")
+    manifest.save()
+    return manifest
+
+
+def index_shards(folder: str | Path, progress: Progress | None = None) -> Manifest:
+    """Manifest (not saved) over the tars of a folder; videos that do not open go to its quarantine.
+
+    Raises:
+        ValueError: A damaged tar, members of a sample that are not adjacent, or keys that break the rule.
+
+    """
+    root = Path(folder)
+    sources = (source for shard in sorted(root.glob("*.tar")) for source in _tar_samples(shard))
+    return _build(root, sources, progress)
+
+
+def index_videos(folder: str | Path, progress: Progress | None = None) -> Manifest:
+    """Manifest (not saved) over loose videos of a folder and its subfolders: one file is one sample.
+
+    The key is the path below the folder without its extension, with ``_`` for every character outside the key rule.
+    A ``.json`` of the same name holds the record.
+
+    Raises:
+        ValueError: Two files with the same key.
+
+    """
+    root = Path(folder)
+    return _build(root, (_loose_sample(root, path) for path in list_videos(root)), progress)
+
+
+def list_videos(folder: str | Path) -> list[Path]:
+    """Video files below a folder, sorted by path."""
+    paths = Path(folder).rglob("*")
+    return sorted(path for path in paths if path.is_file() and path.suffix[1:].lower() in VIDEO_EXTENSIONS)
+
+
+def key_of(path: Path) -> str:
+    """Key of a loose file, from its path relative to the folder: ``a/b.1.mp4`` -> ``a_b_1``."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", path.with_suffix("").as_posix())
+
+
+_Source = tuple[str, str, dict[str, Member], bytes | Path]
+
+
+def _build(root: Path, sources: Iterator[_Source], progress: Progress | None) -> Manifest:
+    quarantine, samples, seen = Quarantine(root), [], dict[str, str]()
+    for key, shard, members, video in sources:
+        if not KEY_RULE.fullmatch(key):
+            raise ValueError(
+                f"{root / shard}: key {key!r} must match {KEY_RULE.pattern}; rename the members and pack again"
+            )
+        if key in seen:
+            raise ValueError(f"key {key!r} stands twice: in {seen[key]} and in {shard}; keys are unique over a folder")
+        seen[key] = shard
+        try:
+            samples.append(Sample(key, shard, members, **asdict(probe(video))))
+        except BadSample as error:
+            quarantine.add(shard, key, str(error))
+        if progress is not None:
+            progress(key)
+    return Manifest(root, tuple(samples))
+
+
+def _tar_samples(path: Path) -> Iterator[_Source]:
+    with path.open("rb") as file:
+        group: dict[str, Member] = {}
+        current = ""
+        for name, offset, size in [*_tar_members(path), ("", 0, 0)]:
+            key, _, extension = name.partition(".")
+            if key != current:
+                if current:
+                    yield _grouped(path, current, group, file)
+                current, group = key, {}
+            if not name:
+                return
+            if extension in group:
+                raise ValueError(f"{path}: member {name!r} stands twice; pack the shard again")
+            file.seek(offset)
+            group[extension] = (offset, size, zlib.crc32(file.read(size)))
+
+
+def _grouped(path: Path, key: str, members: dict[str, Member], file: Any) -> _Source:
+    videos = [extension for extension in members if extension.lower() in VIDEO_EXTENSIONS]
+    if len(videos) != 1:
+        raise ValueError(
+            f"{path}: sample {key!r} has members {sorted(members)}; it needs exactly one video, "
+            "adjacent to its other members, and no dot in its key"
+        )
+    offset, size, _ = members[videos[0]]
+    file.seek(offset)
+    return key, path.name, members, file.read(size)
+
+
+def _tar_members(path: Path) -> list[tuple[str, int, int]]:
+    """Members as (name, offset, size). tarfile ends silently at a damaged header, so what follows must be zeros."""
+    total = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} is not a readable tar ({error}); pack or copy it again") from error
+    end = max((offset + -(-size // 512) * 512 for _, offset, size in members), default=0)
+    with path.open("rb") as file:
+        file.seek(end)
+        rest = file.read()
+    if end > total or len(rest) < 1024 or any(rest):
+        raise ValueError(
+            f"{path} is damaged or cut after {len(members)} members, at byte {min(end, total)}; pack or copy it again"
+        )
+    return members
+
+
+def _loose_sample(root: Path, path: Path) -> _Source:
+    relative = path.relative_to(root)
+    files = {path.suffix[1:]: path}
+    if path.with_suffix(".json").exists():
+        files["json"] = path.with_suffix(".json")
+    members = {extension: (0, file.stat().st_size, crc32_of(file)) for extension, file in files.items()}
+    return key_of(relative), relative.as_posix(), members, path
+
+
+def crc32_of(path: Path) -> int:
+    """crc32 of a file, read in pieces."""
+    checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    members = {
+        extension: (int(place[0]), int(place[1]), int(place[2])) for extension, place in row.pop("members").items()
+    }
+    return Sample(members=members, **row)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

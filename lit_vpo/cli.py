@@ -1,0 +1,217 @@
+"""The one door. `fit`, `validate`, `test` and `predict` go to LightningCLI; plain commands are parsed here.
+
+Nothing heavy is imported before a command is known: `--version` and `--help` answer at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lit_vpo
+
+TRAINING = {
+    "fit": "train: fit -c CONFIG.yaml [--ckpt_path last] [--KEY VALUE ...]",
+    "validate": "evaluate a checkpoint on the validation data",
+    "test": "evaluate a checkpoint on the test data",
+    "predict": "let a model answer prompts and write the answers",
+}
+Command = Callable[[argparse.Namespace], int | None]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs one command; tests call it with a list.
+
+    Raises:
+        SystemExit: With the command's status if it is not 0, or 2 for a wrong command line or a ValueError, whose message
+            is printed without a traceback.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        status = _train(words) if words and words[0] in TRAINING else _plain(words)
+    except ValueError as error:
+        if args is not None:
+            raise  # called from Python: let the caller see it
+        sys.exit(f"error: {error}")
+    if status:
+        sys.exit(status)
+
+
+def _train(words: list[str]) -> None:
+    from lit_vpo.lightning_cli import run
+
+    run(words)
+
+
+def _plain(words: list[str]) -> int | None:
+    namespace = _parser().parse_args(words)
+    command: Command = namespace.command
+    return command(namespace)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lit_vpo",
+        description="Teach video LLMs to prefer the answer that the video supports.",
+        epilog="`fit --help` and its siblings show the options of training.",
+    )
+    parser.add_argument("--version", action="version", version=f"lit_vpo {lit_vpo.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, text in TRAINING.items():
+        commands.add_parser(name, help=text, add_help=False)
+    _add_run(commands)
+    _add_data(commands)
+    _add_pairs(commands)
+    _add_results(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser("run", help="run a recipe: ordered stages, each an ordinary command")
+    run.add_argument("file", help="the recipe's YAML")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe's `set`")
+    run.add_argument("--only", action="append", default=[], metavar="STAGE", help="run only this stage (repeatable)")
+    run.set_defaults(command=_run)
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="make, index, check and show data").add_subparsers(metavar="WHAT", required=True)
+    pack = data.add_parser("pack", help="shards from a folder of videos and a JSON/JSONL of records")
+    pack.add_argument("--videos", required=True, metavar="DIR")
+    pack.add_argument("--annotations", required=True, metavar="FILE")
+    pack.add_argument("--out", required=True, metavar="DIR")
+    pack.add_argument("--rename", metavar="OLD=NEW", help="replace the prefix OLD of the annotations' media names by NEW")
+    pack.set_defaults(command=_pack)
+    index = data.add_parser("index", help="a manifest over shards, or over videos where they lie (one file = one sample)")
+    index.add_argument("dir")
+    index.set_defaults(command=_index)
+    check = data.add_parser("check", help="print what a sample decodes to and every problem; status 1 if there is any")
+    check.add_argument("dir")
+    check.add_argument("--overlay", metavar="FILE")
+    check.set_defaults(command=_check)
+    show = data.add_parser("show", help="one self-contained page of pairs: frames, prompt, chosen, rejected, scores")
+    show.add_argument("overlay")
+    show.add_argument("--shards", metavar="DIR", help="where the videos are; default: the overlay's folder")
+    show.add_argument("--n", type=int, default=20)
+    show.add_argument("--out", default="pairs.html")
+    show.set_defaults(command=_show)
+    world = data.add_parser("world", help="clips of MotionWorld, the synthetic world whose truth is known")
+    world.add_argument("out")
+    world.add_argument("--split", default="train")
+    world.add_argument("--num", type=int, default=1000)
+    world.add_argument("--seed", type=int, default=0)
+    world.add_argument("--mix", action="append", default=[], help="also write this mix of tasks as an overlay (repeatable)")
+    world.add_argument("--rows-per-clip", type=int, default=1)
+    world.add_argument("--num-workers", type=int, default=0)
+    world.set_defaults(command=_world)
+
+
+def _add_pairs(commands: Any) -> None:
+    pairs = commands.add_parser("pairs", help="how preference pairs come to be").add_subparsers(metavar="WHAT", required=True)
+    prompts = pairs.add_parser("prompts", help="an overlay that asks for captions of the clean and the perturbed videos")
+    prompts.add_argument("shards")
+    prompts.add_argument("--out", required=True)
+    prompts.add_argument("--kind", action="append", default=[], help="drop, shuffle, reverse or a dotted path (repeatable)")
+    prompts.add_argument("--r", action="append", type=int, default=[], help="divisor, 16 (easy) to 2 (hard) (repeatable)")
+    prompts.add_argument("--num-frames", type=int, default=16)
+    prompts.add_argument("--prompt", action="append", default=[], help="one is drawn per video (repeatable)")
+    prompts.add_argument("--seed", type=int, default=0)
+    prompts.set_defaults(command=_prompts)
+    build = pairs.add_parser("build", help="pairs from the answers to those prompts, filtered")
+    build.add_argument("generations")
+    build.add_argument("--out", required=True)
+    build.add_argument("--scorer", help="dotted path of a caption scorer: report how often chosen really is better")
+    build.set_defaults(command=_build)
+
+
+def _add_results(commands: Any) -> None:
+    compare = commands.add_parser("compare", help="a table before/after with paired 95 %% intervals")
+    compare.add_argument("before")
+    compare.add_argument("after")
+    compare.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
+    compare.add_argument("--out", help="where to write the table (.md; a .json goes beside it)")
+    compare.add_argument("--seed", type=int, default=0)
+    compare.set_defaults(command=_compare)
+    curves = commands.add_parser("curves", help="PNG curves of a run's metrics")
+    curves.add_argument("run_dir")
+    curves.add_argument("--out", help="default: RUN_DIR/curves.png")
+    curves.set_defaults(command=_curves)
+
+
+def _run(args: argparse.Namespace) -> int | None:
+    from lit_vpo.recipe import run_recipe
+
+    run_recipe(args.file, dict(_pair(item, "--set") for item in args.set), args.only)
+    return None
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ValueError(f"{option} takes KEY=VALUE, got {text!r}")
+    return key, value
+
+
+def _pack(args: argparse.Namespace) -> int | None:
+    from lit_vpo.datamodules.check import pack
+
+    rename = _pair(args.rename, "--rename") if args.rename else None
+    pack(args.videos, args.annotations, args.out, rename=rename)
+    return None
+
+
+def _index(args: argparse.Namespace) -> int | None:
+    from lit_vpo.datamodules.check import index
+
+    index(args.dir)
+    return None
+
+
+def _check(args: argparse.Namespace) -> int | None:
+    from lit_vpo.datamodules.check import check
+
+    return 1 if check(args.dir, args.overlay) else 0
+
+
+def _show(args: argparse.Namespace) -> int | None:
+    from lit_vpo.show import show
+
+    show(args.overlay, args.shards, args.n, args.out)
+    return None
+
+
+def _world(args: argparse.Namespace) -> int | None:
+    from lit_vpo.datamodules.motion_world.shards import write_world
+
+    write_world(
+        args.out, args.split, args.num, args.seed, args.mix, args.rows_per_clip, num_workers=args.num_workers
+    )
+    return None
+
+
+def _prompts(args: argparse.Namespace) -> int | None:
+    from lit_vpo.pair_commands import write_prompts
+
+    write_prompts(args.shards, args.out, args.kind, args.r, args.num_frames, args.prompt, args.seed)
+    return None
+
+
+def _build(args: argparse.Namespace) -> int | None:
+    from lit_vpo.pair_commands import write_pairs
+
+    write_pairs(args.generations, args.out, args.scorer)
+    return None
+
+
+def _compare(args: argparse.Namespace) -> int | None:
+    from lit_vpo.compare import compare
+
+    compare(args.before, args.after, args.scorer, args.out, args.seed)
+    return None
+
+
+def _curves(args: argparse.Namespace) -> int | None:
+    from lit_vpo.curves import plot
+
+    plot(args.run_dir, args.out)
+    return None

@@ -1,0 +1,149 @@
+"""LightningCLI with this project's conventions: one `run_dir`, explicit resumption, a configuration that is never lost."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from typing_extensions import override
+
+# the packages are imported so that their classes can be named in YAML without a path
+import lit_vpo.callbacks
+import lit_vpo.datamodules
+import lit_vpo.losses
+import lit_vpo.modules  # noqa: F401
+
+Tracking = Literal["csv", "wandb", "wandb_offline", "none"]
+
+
+def run(args: Sequence[str]) -> None:
+    """Runs `fit`, `validate`, `test` or `predict` with the given words."""
+    VPOCLI(
+        lit_vpo.modules.VideoLMModule,
+        None,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,  # they would be bound before configure_model (Lightning issue 19110)
+        save_config_callback=SaveRunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        parser_kwargs={"parser_mode": "yaml"},
+        args=list(args),
+    )
+
+
+class VPOCLI(LightningCLI):
+    """Owns what belongs to a run rather than to the model or the data.
+
+    `run_dir` is where the logs, the checkpoints and `config.yaml` go. `tracking` chooses the loggers: `csv` alone, or W&B
+    beside it (`wandb_offline` needs no account; keys come from the environment only).
+    """
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str, default="runs/default", help="Folder of logs, checkpoints and config.")
+        parser.add_argument("--tracking", type=Tracking, default="csv", help="Where metrics go; csv is always written.")
+        parser.add_argument("--project", type=str, default="lit_vpo", help="The W&B project.")
+        parser.link_arguments("model.init_args.model", "data.init_args.model")
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand == "fit" and self._get(self.config, "ckpt_path") == "last":
+            _refuse_silent_restart(Path(self._get(self.config, "run_dir")))
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """The configuration rules: Lightning would let the checkpoint's hyperparameters override it silently (PR 21455)."""
+        path = self._get(self.config, "ckpt_path") if self.subcommand else None
+        if self.subcommand != "fit" or not path or not Path(path).is_file():
+            return
+        stored = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        asked = self._get(self.config, "model").init_args.as_dict()
+        different = {k: (v, asked[k]) for k, v in _flat(stored).items() if k in asked and asked[k] != v}
+        if different:
+            text = "; ".join(f"{key}: checkpoint {old!r}, configuration {new!r}" for key, (old, new) in different.items())
+            raise ValueError(
+                f"{path} was trained with other settings ({text}). To go on, give the same; to change settings, start a new "
+                "run from its weights with --model.init_args.init_from"
+            )
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        run_dir = Path(self._get(self.config, "run_dir"))
+        loggers = _loggers(run_dir, self._get(self.config, "tracking"), self._get(self.config, "project"))
+        trainer = super().instantiate_trainer(logger=loggers or False, default_root_dir=str(run_dir), **kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(run_dir / "checkpoints")
+        return trainer
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes `config.yaml` into the run's own folder and hands it to the loggers.
+
+    Lightning's own callback writes to `trainer.log_dir`, which W&B runs share (issue 7679).
+    """
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        path = Path(self.config.run_dir) / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.config.as_dict())
+            if isinstance(logger, WandbLogger):
+                _log_artifact(logger, path)
+
+
+def _log_artifact(logger: WandbLogger, path: Path) -> None:
+    import wandb
+
+    artifact = wandb.Artifact("config", type="config")
+    artifact.add_file(str(path))
+    logger.experiment.log_artifact(artifact)
+
+
+def _loggers(run_dir: Path, tracking: Tracking, project: str) -> list[Logger]:
+    """CSV always (a new version per launch, so that a resumed run keeps its first part), W&B on request."""
+    if tracking == "none":
+        return []
+    loggers: list[Logger] = [CSVLogger(run_dir, name="csv")]
+    if tracking != "csv":
+        run_id = "-".join(run_dir.resolve().parts[-2:])
+        offline = tracking == "wandb_offline"
+        run_dir.mkdir(parents=True, exist_ok=True)
+        loggers.append(
+            WandbLogger(
+                project=project, save_dir=run_dir, id=run_id, name=run_dir.name, resume="allow", offline=offline, log_model=False
+            )
+        )
+    return loggers
+
+
+def _refuse_silent_restart(run_dir: Path) -> None:
+    """`--ckpt_path last` without a checkpoint would start again at step 0 and say so in one warning only."""
+    if any((run_dir / "checkpoints").glob("last*")):
+        return
+    if any(_num_rows(path) for path in run_dir.glob("csv/*/metrics.csv")):
+        raise ValueError(
+            f"{run_dir} has logged steps but no checkpoint to resume from; restore {run_dir / 'checkpoints'} or choose "
+            "another run_dir"
+        )
+
+
+def _num_rows(path: Path) -> int:
+    with path.open(newline="") as file:
+        return sum(1 for _ in csv.DictReader(file))
+
+
+def _flat(stored: dict[str, Any]) -> dict[str, Any]:
+    """The init_args of what `save_hyperparameters` stored under the command line."""
+    arguments = stored.get("init_args", stored)
+    return dict(arguments) if isinstance(arguments, dict) else {}

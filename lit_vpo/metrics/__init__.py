@@ -1,0 +1,21 @@
+"""Metrics of pairs, captions, answers and lengths, and intervals: functions, and classes where those add up."""
+
+from .answers import OptionAccuracy, option_accuracy
+from .bootstrap import Interval, bootstrap_ratio, paired_bootstrap
+from .captions import CaptionCounts, CaptionErrors, caption_errors
+from .lengths import word_lengths
+from .preference import PreferenceMetrics, preference_metrics
+
+__all__ = [
+    "CaptionCounts",
+    "CaptionErrors",
+    "Interval",
+    "OptionAccuracy",
+    "PreferenceMetrics",
+    "bootstrap_ratio",
+    "caption_errors",
+    "option_accuracy",
+    "paired_bootstrap",
+    "preference_metrics",
+    "word_lengths",
+]

@@ -1,0 +1,132 @@
+"""One door to networks and processors: shipped bases, tiny models, any checkpoint of a known family."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from lit_vpo.models.registry import Family, get_family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+BASES = Path(__file__).parent / "assets" / "bases"
+TINY_NAMES = ("tiny_llava_onevision", "tiny_qwen2_5_vl")
+DType = Literal["float32", "bfloat16", "float16", "auto"]
+
+
+def family_of(model: str, family: str | None = None) -> Family:
+    """The family of a model.
+
+    Args:
+        model: As for `load_model`.
+        family: Name or dotted path, in place of what the model's own configuration says.
+
+    Raises:
+        ValueError: If the family is unknown, or the model cannot be found.
+    """
+    return get_family(family or model_type(model))
+
+
+def model_type(model: str) -> str:
+    """The `model_type` of a model's `config.json` (nothing else of the model is read)."""
+    if model in TINY_NAMES:
+        return model.removeprefix("tiny_")
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(_locate(model))
+    except OSError as error:
+        raise ValueError(_not_found(model)) from error
+    if "model_type" not in config:
+        raise ValueError(f"{model}: config.json has no model_type; is it a Hugging Face model folder?")
+    return str(config["model_type"])
+
+
+def load_model(model: str, dtype: DType = "float32", family: str | None = None) -> "PreTrainedModel":
+    """Load a network, in eval mode, on the CPU.
+
+    Args:
+        model: Folder or Hub name (`HF_HUB_OFFLINE` is honoured), name of a shipped base such as `motion_world_base`, or
+            `tiny_llava_onevision` / `tiny_qwen2_5_vl` (built in memory from a fixed seed).
+        dtype: Number format of the weights; `auto` keeps the stored one.
+        family: As for `family_of`.
+
+    Raises:
+        ValueError: If the model or its family is unknown.
+    """
+    found = family_of(model, family)
+    number_format = dtype if dtype == "auto" else getattr(torch, dtype)
+    if model in TINY_NAMES:
+        net = _tiny(model)[0]
+        return net if dtype == "auto" else net.to(number_format)
+    try:
+        return found.model_class().from_pretrained(_locate(model), dtype=number_format)  # type: ignore[no-any-return]
+    except OSError as error:
+        raise ValueError(_not_found(model)) from error
+
+
+def load_processor(model: str) -> "ProcessorMixin":
+    """Load the processor (tokenizer, chat template, video processor) of a model.
+
+    Args:
+        model: As for `load_model`.
+
+    Raises:
+        ValueError: If it cannot be found.
+    """
+    if model in TINY_NAMES:
+        return _tiny(model)[1]
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(_locate(model))  # type: ignore[no-any-return]
+    except OSError as error:
+        raise ValueError(_not_found(model)) from error
+
+
+@torch.no_grad()
+def weights_hash(source: nn.Module | str, frozen_only: bool = False) -> str:
+    """Content hash of weights: sha256 over parameters and persistent buffers, sorted by name, read as fp32.
+
+    Tied tensors count once. Since every format widens to fp32 without loss, a network and the folder that it came from
+    have the same hash.
+
+    Args:
+        source: A network, or what `load_model` takes.
+        frozen_only: Leave out the parameters that training changes.
+    """
+    net = load_model(source, "auto") if isinstance(source, str) else source
+    persistent = set(net.state_dict(keep_vars=True))
+    tensors: dict[str, Any] = dict(net.named_parameters())
+    tensors |= {name: tensor for name, tensor in net.named_buffers() if name in persistent}
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if frozen_only and tensors[name].requires_grad:
+            continue
+        tensor = tensors[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
+
+
+def _locate(model: str) -> str:
+    base = BASES / model
+    return str(base) if (base / "config.json").is_file() else model
+
+
+def _tiny(model: str) -> Any:
+    from lit_vpo.models.tiny import TINY
+
+    return TINY[model]()
+
+
+def _not_found(model: str) -> str:
+    shipped = sorted(path.name for path in BASES.glob("*") if path.is_dir())
+    names = ", ".join([*shipped, *TINY_NAMES])
+    return (
+        f"model {model!r} is neither a folder nor a name that the Hub (or its local cache) knows, nor one of: {names}. "
+        "Check the path; without a network, set HF_HUB_OFFLINE=1 and use a downloaded folder"
+    )

@@ -1,0 +1,124 @@
+"""Families of video LLMs: what differs between them, and nothing else.
+
+A family of one's own is a subclass of `Family`, named by its dotted path (`family: my_package.MyFamily`) or registered
+by `register` from one's own package.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Family(ABC):
+    """One family of Hugging Face video LLMs.
+
+    Attributes:
+        name: Name in configurations.
+        model_type: `model_type` of its `config.json`.
+        language_model: Dotted prefix of the language model inside the network.
+        head: Dotted prefix of the output head.
+        vision: Dotted prefix of the vision tower.
+        projector: Dotted prefixes of what lies between the two; they may lie inside `vision`.
+    """
+
+    name: ClassVar[str]
+    model_type: ClassVar[str]
+    language_model: ClassVar[str] = "model.language_model"
+    head: ClassVar[str] = "lm_head"
+    vision: ClassVar[str]
+    projector: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def model_class(self) -> "type[PreTrainedModel]":
+        """The transformers class; imported here, so that naming a family stays cheap."""
+
+    @abstractmethod
+    def encode(self, net: Any, media: dict[str, Tensor]) -> list[Tensor]:
+        """Run tower and projector once.
+
+        Args:
+            net: The network, without adapter wrapper.
+            media: The processor's tensors of V videos.
+
+        Returns:
+            V tensors (num_tokens, hidden).
+        """
+
+    @abstractmethod
+    def video_kwargs(self, features: list[Tensor], video_index: Tensor, media: dict[str, Tensor]) -> dict[str, Any]:
+        """What `forward` and `generate` take in place of pixels.
+
+        Args:
+            features: From `encode`.
+            video_index: (R,) long, the video of each row.
+            media: As in `encode`.
+        """
+
+    def tower_states(self, net: Any, pixel_values: Tensor) -> Tensor:
+        """Patch states that the projector reads, (N, P, width); for pretraining a tower.
+
+        Raises:
+            ValueError: If the family does not offer it.
+        """
+        raise ValueError(f"tower pretraining is not available for the family {self.name}")
+
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(family: type[Family]) -> type[Family]:
+    """Add a family; usable as a class decorator. A second one of the same name takes the first one's place."""
+    _FAMILIES[family.name] = family()
+    return family
+
+
+def families() -> dict[str, Family]:
+    """All known families by name."""
+    # the two that ship are imported late: their modules are cheap, but importing them here at the top would be a circle
+    from lit_vpo.models import llava_onevision, qwen2_5_vl  # noqa: F401
+
+    return _FAMILIES
+
+
+def get_family(name: Any) -> Family:
+    """Find a family.
+
+    Args:
+        name: A family's name, a `model_type`, the dotted path of a `Family` subclass, or an object with `model_type`.
+
+    Raises:
+        ValueError: If there is none; the message lists those that are known.
+    """
+    wanted = name if isinstance(name, str) else name.model_type
+    known = families()
+    for family in known.values():
+        if wanted in (family.name, family.model_type):
+            return family
+    if "." in wanted:
+        return _from_path(wanted)
+    raise ValueError(
+        f"unknown model family {wanted!r}; known: {', '.join(sorted(known))}. For one of your own give the dotted path of "
+        "a lit_vpo.models.Family subclass as `family`"
+    )
+
+
+def _from_path(path: str) -> Family:
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        family = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import the model family {path!r}: {error}") from error
+    if not (isinstance(family, type) and issubclass(family, Family)):
+        raise ValueError(f"{path} is not a subclass of lit_vpo.models.Family")
+    return _FAMILIES[register(family).name]
+
+
+def rows_of(values: Tensor, video_index: Tensor) -> Tensor:
+    """Per-video values for each row: (V, ...) and (R,) give (R, ...)."""
+    return torch.index_select(values, 0, video_index)

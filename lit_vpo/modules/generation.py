@@ -1,0 +1,94 @@
+"""Answers to prompts, greedy or sampled; a sample's randomness belongs to its record, not to its batch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_vpo.randomness import generator
+
+
+class AddressedSampling:
+    """Logits processor that turns greedy search into sampling: argmax(logits / T + Gumbel noise) is a sample.
+
+    Each row has a generator of its own, so a record's answer depends neither on its neighbours nor on the global generator.
+    (Gumbel-max trick: Maddison et al., arXiv 1411.0030.)
+
+    Args:
+        addresses: One per row.
+        temperature: Divides the logits.
+        top_p: Keep the smallest set of tokens that has this probability.
+    """
+
+    def __init__(self, addresses: list[tuple[object, ...]], temperature: float, top_p: float) -> None:
+        self.generators = [generator(*address) for address in addresses]
+        self.temperature, self.top_p = temperature, top_p
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (R, V) to noisy scores (R, V)."""
+        scores = keep_top_p(scores.float() / self.temperature, self.top_p)
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=g, dtype=torch.float64) for g in self.generators])
+        gumbel = -torch.log(-torch.log(uniform.clamp_min(1e-300)))
+        return scores + gumbel.to(scores)
+
+
+def keep_top_p(scores: Tensor, top_p: float) -> Tensor:
+    """Minus infinity outside the smallest set of tokens whose probability reaches `top_p`.
+
+    Args:
+        scores: (R, V) logits.
+        top_p: In (0, 1].
+    """
+    if top_p >= 1:
+        return scores
+    ordered, order = scores.sort(dim=-1, descending=True)
+    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of the tokens in front: the first has 0
+    return scores.masked_fill(torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, before >= top_p), -torch.inf)
+
+
+@torch.no_grad()
+def generate(
+    net: Any,
+    inputs: dict[str, Any],
+    tokenizer: Any,
+    max_new_tokens: int,
+    temperature: float | None,
+    top_p: float,
+    addresses: list[tuple[object, ...]],
+) -> list[tuple[str, bool]]:
+    """Continue left-padded prompts.
+
+    Args:
+        net: The network, in eval mode.
+        inputs: Keyword arguments of its `generate`: tokens and pre-encoded videos.
+        tokenizer: Decodes the answer; its eos token ends one.
+        max_new_tokens: Longest answer.
+        temperature: None takes the likeliest token.
+        top_p: See `keep_top_p`.
+        addresses: One per row, of the row's randomness.
+
+    Returns:
+        Per row the answer's text without special tokens, and whether it ended by itself.
+    """
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,  # sampling is argmax of noisy logits, see above
+        num_beams=1,
+        repetition_penalty=1.0,  # explicit: unset values would come from the checkpoint's generation_config
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+    )
+    processors = LogitsProcessorList()
+    if temperature is not None:
+        processors.append(AddressedSampling(addresses, temperature, top_p))  # type: ignore[arg-type]
+    ids = net.generate(**inputs, generation_config=settings, logits_processor=processors)
+    answers = ids[:, inputs["input_ids"].shape[1] :].tolist()
+    return [_text(tokenizer, answer) for answer in answers]
+
+
+def _text(tokenizer: Any, ids: list[int]) -> tuple[str, bool]:
+    finished = tokenizer.eos_token_id in ids
+    kept = ids[: ids.index(tokenizer.eos_token_id)] if finished else ids
+    return tokenizer.decode(kept, skip_special_tokens=True), finished

@@ -1,0 +1,109 @@
+"""Guards that stop a wrong run at its first step; each says what is wrong and where to look."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def check_finite(logps: Tensor, name: str) -> None:
+    """Refuse infinite or undefined log-probabilities.
+
+    Args:
+        logps: Any shape.
+        name: Whose they are, for the message.
+
+    Raises:
+        ValueError: If one is not finite.
+    """
+    wrong = int((~torch.isfinite(logps)).sum())
+    if wrong:
+        raise ValueError(
+            f"{wrong} of {logps.numel()} log-probabilities of the {name} are not finite; check the base's weights and dtype "
+            "(float16 overflows where bfloat16 does not)"
+        )
+
+
+def check_same_as_reference(policy: Tensor, reference: Tensor, tolerance: float) -> None:
+    """A fresh adapter changes nothing: policy and reference agree on every token.
+
+    Args:
+        policy: (N,) logps of response tokens.
+        reference: (N,) the reference's.
+        tolerance: Largest difference allowed.
+
+    Raises:
+        ValueError: If they differ by more.
+    """
+    largest = float((policy - reference).abs().max())
+    if not largest <= tolerance:
+        raise ValueError(
+            f"policy and reference differ by {largest:.2e} on a token before the first step (tolerance {tolerance:.0e}), so the "
+            "reference is not the policy's starting point: is an adapter stacked unmerged, a dropout on, or are weights "
+            "trained outside the adapter?"
+        )
+
+
+def check_ln2(loss: float, tolerance: float) -> None:
+    """Equal policy and reference give -log sigmoid(0).
+
+    Args:
+        loss: Mean DPO loss of the first batch.
+        tolerance: Largest difference allowed.
+
+    Raises:
+        ValueError: If it is not ln 2.
+    """
+    if not abs(loss - math.log(2)) <= tolerance:
+        raise ValueError(f"loss/dpo is {loss:.6f} before the first step, and should be ln 2 = 0.693147: the reference is wrong")
+
+
+def check_video_matters(logps: Tensor, blank_logps: Tensor) -> None:
+    """Blanking the video must change the log-probabilities, or the model does not see it.
+
+    Args:
+        logps: (N,) with the video.
+        blank_logps: (N,) with every pixel blank.
+
+    Raises:
+        ValueError: If nothing changes.
+    """
+    if torch.equal(logps, blank_logps):
+        raise ValueError(
+            "blanking the video changes no log-probability: the model does not see it; check that the prompts hold video "
+            "placeholders and that the processor belongs to the model"
+        )
+
+
+def check_frozen(before: str, after: str) -> None:
+    """Frozen weights keep their hash.
+
+    Args:
+        before: Hash when training began.
+        after: Hash now.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if before != after:
+        raise ValueError(
+            f"frozen weights changed during training (hash {before[:12]} became {after[:12]}): something writes to them; the "
+            "reference and the checkpoint would be wrong"
+        )
+
+
+def switch_dropout_off(net: nn.Module) -> int:
+    """Set every dropout of a network to 0, as policy = reference at step 0 needs.
+
+    Returns:
+        How many were above 0.
+    """
+    changed = 0
+    for module in net.modules():
+        # transformers keeps attention dropout as a float attribute of the layer, under one of these names
+        for name in ("p", "attention_dropout", "dropout"):
+            value = getattr(module, name, None)
+            if isinstance(value, float) and value > 0 and (name != "p" or isinstance(module, nn.Dropout)):
+                setattr(module, name, 0.0)
+                changed += 1
+    return changed

@@ -1,0 +1,98 @@
+"""The network that training starts from: base, merged adapter, weights of an earlier run, what is trained."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_vpo.lora import LoRASettings, add_lora, merge_adapter
+from lit_vpo.models import Family, load_model
+
+Tuning = Literal["lora", "language_model", "full"]
+TUNINGS: tuple[Tuning, ...] = ("lora", "language_model", "full")
+
+
+def build_network(
+    model: str,
+    family: Family,
+    dtype: Any,
+    tuning: Tuning,
+    lora: LoRASettings | None,
+    adapter: str | None,
+    init_from: str | None,
+    seed: int,
+) -> Any:
+    """Load, merge, restore, then mark what is trained.
+
+    Args:
+        model: See `lit_vpo.models.load_model`.
+        family: Of the model.
+        dtype: See there.
+        tuning: `lora` (adapter on the language model), `language_model`, or `full` (language model and projector).
+        lora: Of the adapter.
+        adapter: PEFT folder, merged first.
+        init_from: Checkpoint of an earlier run, whose tensors replace the base's.
+        seed: Of a fresh adapter.
+    """
+    net: Any = load_model(model, dtype, family.name)
+    if adapter is not None:
+        net = merge_adapter(net, adapter)
+    if init_from is not None:
+        restore(net, init_from)
+    if tuning == "lora":
+        return add_lora(net, family, lora or LoRASettings(), seed)
+    trained = [family.language_model, family.head] + (list(family.projector) if tuning == "full" else [])
+    mark_trainable(net, trained)
+    return net
+
+
+def mark_trainable(net: Any, prefixes: list[str]) -> None:
+    """Train what lies under the prefixes and nothing else.
+
+    Args:
+        net: A plain network.
+        prefixes: Dotted names.
+    """
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes))
+
+
+@torch.no_grad()
+def restore(net: Any, path: str) -> None:
+    """Copy the tensors of one of our checkpoints into a plain network; LoRA matrices are merged, never stacked.
+
+    Args:
+        net: A plain network; it is changed.
+        path: Checkpoint of a module of this package.
+
+    Raises:
+        ValueError: If the file is no such checkpoint or its tensors do not fit.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"init_from: cannot read {path}: {error}") from error
+    if "lit_vpo" not in checkpoint:
+        raise ValueError(f"init_from: {path} is not a checkpoint of this package; give a Hugging Face folder as `model`")
+    # a tower run also keeps its heads, which have no place in the network
+    state = {k.removeprefix("net."): v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
+    own = dict(net.named_parameters(remove_duplicate=False))
+    scaling = checkpoint["lit_vpo"]["settings"].get("lora_scaling")
+    for name, tensor in _merged(state, own, scaling).items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise ValueError(f"init_from: {path} holds {name} {tuple(tensor.shape)}, which this model has not")
+        own[name].copy_(tensor)
+
+
+def _merged(state: dict[str, Tensor], own: dict[str, Tensor], scaling: float | None) -> dict[str, Tensor]:
+    """Whole weights in place of adapter matrices: W + s B A, in fp32."""
+    whole = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
+    for name, a in state.items():
+        if ".lora_A." in name:
+            assert scaling is not None
+            target = name.removeprefix("base_model.model.").replace(".lora_A.default.", ".")
+            b = state[name.replace(".lora_A.", ".lora_B.")]
+            if target not in own:
+                raise ValueError(f"init_from: the checkpoint adapts {target}, which this model has not")
+            whole[target] = own[target].float() + scaling * (b.float() @ a.float())
+    return whole

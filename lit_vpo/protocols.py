@@ -1,0 +1,44 @@
+"""What callbacks may rely on, so that they need not know the modules."""
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from lit_vpo.metrics.captions import CaptionCounts
+
+
+@runtime_checkable
+class HasNetwork(Protocol):
+    """A module around one Hugging Face network."""
+
+    model: str  # name or path whose processor prepares the network's inputs
+
+    @property
+    def network(self) -> Any:
+        """The network (a `PeftModel` around it where there is an adapter); None before `configure_model`."""
+
+
+@runtime_checkable
+class HasAdapter(HasNetwork, Protocol):
+    """A module whose policy is a frozen network and a LoRA adapter."""
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the network carries an adapter now."""
+
+
+@runtime_checkable
+class HasReference(Protocol):
+    """A module that compares its policy with a reference."""
+
+    def reference_hash(self) -> str:
+        """Content hash of the reference's weights."""
+
+
+class CaptionScorer(Protocol):
+    """Counts the errors of a caption."""
+
+    def __call__(self, caption: str, record: dict[str, Any]) -> "CaptionCounts":
+        """Compare `caption` with what `record` says about its video."""
+
+
+__all__ = ["CaptionScorer", "HasAdapter", "HasNetwork", "HasReference"]

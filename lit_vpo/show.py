@@ -1,0 +1,135 @@
+"""A self-contained page of pairs: frames, prompt, chosen and rejected with the differing words marked, scores.
+
+Nothing is fetched and nothing runs in it: images are data URIs, all text is escaped, and a content policy forbids the rest.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from difflib import SequenceMatcher
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+Row = Mapping[str, Any]
+_NUM_FRAMES = 8
+_HEIGHT = 112  # pixels of the strip
+_HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>pairs</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<style>
+body { font: 15px/1.5 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
+section { border-top: 1px solid #ccc; padding: 1em 0 }
+img { max-width: 100%; image-rendering: pixelated }
+h2 { font-size: 1em; margin: 0 } .facts { color: #666 }
+.texts { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5em } .texts p { margin: .2em 0; white-space: pre-wrap }
+.chosen mark { background: #cfeccf } .rejected mark { background: #f6cfcf }
+</style></head><body>
+"""
+
+
+def show(overlay: str, shards: str | None = None, n: int = 20, out: str = "pairs.html") -> None:
+    """Writes a page of the first pairs of an overlay.
+
+    Args:
+        overlay: JSONL of pairs.
+        shards: Folder of the videos; None means the overlay's folder.
+        n: How many rows at most.
+        out: The page.
+
+    Raises:
+        ValueError: If the overlay or the shards' manifest cannot be read.
+    """
+    from lit_vpo.datamodules.manifest import Manifest
+    from lit_vpo.datamodules.overlay import Overlay
+    from lit_vpo.datamodules.reader import RecordReader
+    from lit_vpo.datamodules.video import decode
+
+    reader = RecordReader(Manifest.load(shards or Path(overlay).parent), Overlay.load(overlay), limit=n)
+    place = {row["id"]: number for number, row in enumerate(reader.rows)}
+
+    def frames_of(row: Row) -> Tensor:
+        media = row["media"]
+        window = media.get("start_s"), media.get("end_s")
+        return decode(reader.video(place[row["id"]]), _NUM_FRAMES, *window).frames
+
+    write_page([reader.record(number) for number in range(len(reader))], out, frames_of)
+    print(f"{len(reader)} pairs: {out}")
+
+
+def write_page(rows: Iterable[Row], out: str | Path, frames_of: Callable[[Row], Tensor]) -> None:
+    """Writes the page.
+
+    Args:
+        rows: Records with prompt, chosen and rejected, and what else they have of r, perturbation and scores.
+        out: The page; its folder is made.
+        frames_of: (T, 3, H, W) uint8 frames of a row's video. A ValueError (a video that cannot be decoded) is written
+            in place of the frames.
+    """
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sections = [_section(row, frames_of) for row in rows]
+    path.write_text(_HEAD + "".join(sections) + "</body></html>\n", encoding="utf-8")
+
+
+def mark_differences(chosen: str, rejected: str) -> tuple[str, str]:
+    """Both texts as HTML with the words that the other one does not have there in `<mark>`."""
+    words = chosen.split(), rejected.split()
+    parts: tuple[list[str], list[str]] = ([], [])
+    for tag, a, b, c, d in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
+        for side, (start, end) in enumerate(((a, b), (c, d))):
+            text = escape(" ".join(words[side][start:end]))
+            if text:
+                parts[side].append(text if tag == "equal" else f"<mark>{text}</mark>")
+    return " ".join(parts[0]), " ".join(parts[1])
+
+
+def strip(frames: Tensor) -> str:
+    """Frames side by side as a PNG data URI.
+
+    Args:
+        frames: (T, 3, H, W) uint8.
+    """
+    from PIL import Image
+
+    num_frames, _, height, width = frames.shape
+    pixels = frames.permute(2, 0, 3, 1).reshape(height, num_frames * width, 3)
+    image = Image.fromarray(pixels.contiguous().cpu().numpy())
+    if height > _HEIGHT:
+        image = image.resize((round(image.width * _HEIGHT / height), _HEIGHT))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _section(row: Row, frames_of: Callable[[Row], Tensor]) -> str:
+    chosen, rejected = mark_differences(row.get("chosen") or "", row.get("rejected") or "")
+    try:
+        picture = f'<img alt="frames" src="{strip(frames_of(row))}">'
+    except ValueError as error:
+        picture = f"<p>no frames: {escape(str(error))}</p>"
+    return f"""<section>
+<h2>{escape(str(row.get("id", "")))}</h2>
+<div class="facts">{_facts(row)}</div>
+{picture}
+<p>{escape(row.get("prompt") or "")}</p>
+<div class="texts"><div class="chosen"><b>chosen</b><p>{chosen}</p></div>
+<div class="rejected"><b>rejected</b><p>{rejected}</p></div></div>
+</section>
+"""
+
+
+def _facts(row: Row) -> str:
+    perturbation = row.get("perturbation") or {}
+    facts = {"perturbation": perturbation.get("kind"), "r": row.get("r"), "difficulty": row.get("difficulty")}
+    facts |= row.get("scores") or {}
+    return escape(" · ".join(f"{name}: {_short(value)}" for name, value in facts.items() if value is not None))
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,93 @@
+import pytest
+from lightning import LightningModule, Trainer
+
+from lit_vpo.datamodules import InstructionDataModule, PreferenceDataModule, PromptDataModule, Source, write_overlay
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    rows = [{"key": f"s{n}", "chosen": f"a cat {n}", "rejected": "a dog"} for n in range(6)]
+    options = {"meta": {"options": ["yes", "no"]}, "ground_truth": "no"}
+    write_overlay(tmp_path / "questions.jsonl", [{"key": f"s{n}", **options} for n in range(3)])
+    write_overlay(tmp_path / "pairs.jsonl", rows)
+    return tmp_path
+
+
+@pytest.fixture
+def make():
+    def datamodule(kind, **options):
+        return kind("tiny_llava_onevision", **({"num_frames": 4, "batch_size": 4, "size": 16} | options))
+
+    return datamodule
+
+
+class Kinds(LightningModule):
+    """Notes kind, loader and ids of every batch of evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.seen.append((dataloader_idx, batch["kind"], [record["key"] for record in batch["records"]]))
+
+    test_step = predict_step = validation_step
+
+
+def test_evaluation_goes_over_main_source_prompts_and_questions(make, shards, pairs):
+    main, bounded = Source(str(shards), str(pairs / "pairs.jsonl")), Source(str(shards), limit=2)
+    questions = Source(str(shards), str(pairs / "questions.jsonl"))
+    expected = [
+        (0, "preference", ["s0", "s1", "s2", "s3"]),
+        (0, "preference", ["s4", "s5"]),
+        (1, "prompt", ["s0", "s1"]),
+        (2, "question", ["s0", "s1", "s2"]),
+    ]
+    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    for stage in ("val", "test"):
+        sources = {stage: main, f"{stage}_prompts": bounded, f"{stage}_questions": questions}
+        module = Kinds()
+        (trainer.validate if stage == "val" else trainer.test)(
+            module, make(PreferenceDataModule, **sources), verbose=False
+        )
+        assert module.seen == expected
+    module = Kinds()
+    trainer.predict(module, make(PromptDataModule, predict=bounded), return_predictions=False)
+    assert module.seen == [(0, "prompt", ["s0", "s1"])]
+
+
+def test_the_train_loader_is_kept_and_counts_quarantined_samples(make, shards, pairs, tmp_path):
+    write_overlay(
+        tmp_path / "bad.jsonl",
+        [{"key": "s0", "chosen": "x", "rejected": "x"}, {"key": "s1", "chosen": "x", "rejected": "y"}],
+    )
+    data = make(PreferenceDataModule, train=Source(str(shards), str(tmp_path / "bad.jsonl")), quarantine=str(tmp_path))
+    assert data.train_loader is None and data.num_quarantined == 0
+    loader = data.train_dataloader()
+    assert data.train_loader is loader and [len(batch["records"]) for batch in loader] == [1]
+    assert data.num_quarantined == 1 and (tmp_path / "quarantine.jsonl").exists()
+
+
+def test_ground_truth_rows_are_asked_for(make, shards, pairs):
+    source = Source(str(shards), str(pairs / "pairs.jsonl"))
+    for with_ground_truth, rows in ((False, 8), (True, 12)):
+        data = make(PreferenceDataModule, train=source, with_ground_truth=with_ground_truth)
+        batch = next(iter(data.train_dataloader()))
+        assert batch["has_ground_truth"] is with_ground_truth and len(batch["input_ids"]) == rows
+
+
+def test_wrong_settings_are_refused_at_construction(shards):
+    for options, message in (
+        ({"num_frames": 0}, "num_frames must be >= 1"),
+        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"eval_batch_size": 0}, "eval_batch_size must be >= 1"),
+        ({"num_workers": -1}, "num_workers must be >= 0"),
+        ({"on_bad_sample": "skip"}, "on_bad_sample"),
+        ({"train": Source("absent")}, "train.shards: absent is not a folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            InstructionDataModule("unused", **options)
+    with pytest.raises(ValueError, match=r"data.train is not set"):
+        data = InstructionDataModule("unused")
+        data.processor = object()
+        data._loader("train", None, evaluation=False)

@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+
+import pytest
+from clip_factory import write_shards
+
+from lit_vpo.datamodules.check import Problem, check, index, pack
+from lit_vpo.datamodules.manifest import Manifest
+from lit_vpo.datamodules.overlay import Overlay, read_overlay, write_overlay
+from lit_vpo.datamodules.quarantine import read_quarantine
+from lit_vpo.datamodules.reader import RecordReader
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+
+
+def sft(video, answer="a cat"):
+    turns = [{"role": "user", "content": "<video>What?"}, {"role": "assistant", "content": answer}]
+    return {"messages": turns} | ({"videos": [video]} if video else {})
+
+
+@pytest.fixture
+def folder(tmp_path, clips):
+    videos = tmp_path / "videos"
+    (videos / "sub").mkdir(parents=True)
+    for name, clip in (
+        ("1.mp4", clips[0]),
+        ("sub/2.mp4", clips[1]),
+        ("unused.mp4", clips[2]),
+        ("half.mp4", clips[3][:900]),
+    ):
+        (videos / name).write_bytes(clip)
+    return videos
+
+
+def annotate(path, rows):
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_every_video_is_a_sample_and_every_annotation_a_row(tmp_path, folder, clips):
+    rows = [
+        sft("1.mp4"),
+        sft("2.mp4", "a dog"),
+        sft("sub/2.mp4", "a bird"),
+        sft("gone.mp4"),
+        sft("half.mp4"),
+        sft(None),
+    ]
+    packed = pack(folder, annotate(tmp_path / "a.json", rows), tmp_path / "out")
+    manifest = Manifest.load(tmp_path / "out")
+    assert [sample.key for sample in manifest.samples] == ["1", "sub_2", "unused"]
+    reader = RecordReader(manifest, read_overlay(packed.overlay))
+    assert [(row["key"], row["id"], row["ground_truth"]) for row in reader.rows] == [
+        ("1", "1", "a cat"),
+        ("sub_2", "sub_2/0", "a dog"),
+        ("sub_2", "sub_2/1", "a bird"),
+    ]
+    assert reader.record(1)["media"] == {"video": "sub/2.mp4"} and reader.video(1) == clips[1]
+    reasons = {line["id"]: line["reason"] for line in read_quarantine(tmp_path / "out")}
+    assert set(reasons) == {"half", "a.json:4", "a.json:6"}
+    assert "no video 'gone.mp4'" in reasons["a.json:4"] and "names no video" in reasons["a.json:6"]
+    assert (packed.num_videos, packed.num_records, packed.num_quarantined) == (3, 3, 3)
+
+
+def test_names_are_renamed_only_when_asked(tmp_path, folder):
+    annotations = annotate(tmp_path / "a.json", [sft("demo_data/9/2.mp4"), sft("1.mp4")])
+    packed = pack(folder, annotations, tmp_path / "a", rename=("demo_data/9/", "sub/"))
+    assert [row["key"] for row in read_overlay(packed.overlay).rows] == ["sub_2", "1"]
+    annotations = annotate(tmp_path / "b.json", [sft("demo_1.mp4")])
+    with pytest.raises(ValueError, match=r"leads to a usable video: no video 'demo_1.mp4'"):
+        pack(folder, annotations, tmp_path / "b")
+
+
+def test_an_ambiguous_base_name_is_not_guessed(tmp_path, folder, clips):
+    (folder / "other").mkdir()
+    (folder / "other" / "2.mp4").write_bytes(clips[3])
+    annotations = annotate(tmp_path / "a.json", [sft("2.mp4"), sft("other/2.mp4")])
+    packed = pack(folder, annotations, tmp_path / "out")
+    assert [row["key"] for row in read_overlay(packed.overlay).rows] == ["other_2"]
+    assert "may be any of other/2.mp4, sub/2.mp4" in read_quarantine(tmp_path / "out")[-1]["reason"]
+
+
+def test_bad_folders_are_refused(tmp_path, folder, clips):
+    annotations = annotate(tmp_path / "a.json", [sft("1.mp4")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no video"):
+        pack(tmp_path / "empty", annotations, tmp_path / "out")
+    with pytest.raises(ValueError, match="not a folder"):
+        pack(tmp_path / "absent", annotations, tmp_path / "out")
+    (folder / "sub_2.mp4").write_bytes(clips[0])
+    with pytest.raises(ValueError, match="both have the key 'sub_2'"):
+        pack(folder, annotations, tmp_path / "out")
+
+
+def test_check_prints_a_sample_and_finds_nothing_in_sound_data(shards, tmp_path, capsys):
+    assert check(shards, num_frames=4) == []
+    printed = capsys.readouterr().out
+    assert "frames (4, 3, 32, 32) uint8" in printed and "ground_truth: a cat 0" in printed
+    assert "6 videos, 6 records, 0 problems" in printed
+
+
+def test_check_lists_every_problem(tmp_path, clips, capsys):
+    folder = write_shards(tmp_path / "shards", clips[:4])
+    with (folder / "shard-000000.tar").open("r+b") as file:
+        file.seek(Manifest.load(folder).by_key["s3"].members["mp4"][0] + 99)
+        file.write(b"\0!\0!")
+    rows = [
+        {"key": "s0", "chosen": "a", "rejected": "b"},
+        {"key": "s1", "chosen": "a", "rejected": "a"},
+        {"key": "s2", "chosen": "a", "rejected": "b", "media": {"start_s": 50}},
+    ]
+    write_overlay(tmp_path / "pairs.jsonl", rows)
+    found = {(problem.key, problem.reason.split(",")[0]) for problem in check(folder, tmp_path / "pairs.jsonl")}
+    assert found == {
+        ("s1", "chosen = rejected"),
+        ("s2", "the video has no frame between 50 s and inf s (it ends at 1.875 s)"),
+        ("s3", "member .mp4 changed since it was indexed (crc32)"),
+    }
+    assert "3 problems" in capsys.readouterr().out
+
+
+def test_check_reports_what_stops_a_run_before_it_begins(tmp_path, shards):
+    assert "data index" in check(tmp_path)[0].reason
+    write_overlay(tmp_path / "pairs.jsonl", [{"key": "gone"}])
+    assert check(shards, tmp_path / "pairs.jsonl") == [
+        Problem("", "", f"the overlay names keys that {shards} does not hold: gone")
+    ]
+
+
+def test_index_makes_loose_videos_usable(folder):
+    assert [sample.key for sample in index(folder).samples] == ["1", "sub_2", "unused"]
+    assert [problem.key for problem in check(folder, num_frames=2)] == ["half"]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not (SHARED / "videos").is_dir(), reason="no real clips beside the checkout")
+def test_real_clips_with_the_questions_of_llamafactory(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for path in (SHARED / "videos").glob("llamafactory_*"):
+        (videos / path.name).symlink_to(path)
+    files = [SHARED / "annotations" / "llamafactory" / f"mllm_video{kind}_demo.json" for kind in ("", "_audio")]
+    packed = pack(videos, files, tmp_path / "out", rename=("mllm_demo_data/", "llamafactory_"))
+    assert (packed.num_videos, packed.num_quarantined) == (4, 0)
+    assert packed.num_records == 3 + packed.num_ignored_audios
+    assert check(tmp_path / "out", packed.overlay, size=64) == []
+    assert Overlay.load(packed.overlay).rows[0]["prompt"] == "Why is this video funny?"

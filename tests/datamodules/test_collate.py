@@ -1,0 +1,188 @@
+import copy
+from itertools import chain
+
+import pytest
+import torch
+
+from lit_vpo.datamodules.collate import Collator
+from lit_vpo.datamodules.quarantine import BadSample
+from lit_vpo.datamodules.video import decode
+
+LONG = "Describe the video in a sentence or two, please."
+
+
+@pytest.fixture(params=["llava", "qwen"])
+def processor(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def decoded(clips):
+    return [decode(clips[0], 4), decode(clips[1], 4, end_s=1.0), decode(clips[2], 4)]
+
+
+def record(n, **fields):
+    texts = {"prompt": ("What?", LONG, "Who?")[n], "ground_truth": ("a cat", "a red square", "dogs")[n]}
+    return {"id": f"r{n}", "key": f"s{n}", "media": {}, **texts, "chosen": f"a cat {n}", "rejected": "a dog", **fields}
+
+
+def examples(decoded, **fields):
+    return [(record(n, **fields), clip) for n, clip in enumerate(decoded)]
+
+
+def one_by_one(processor, record, clip):
+    """Oracle: the processor called on a single example, as the contract writes it."""
+    turns = [
+        {"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]}
+        for turn in record.get("history", [])
+    ]
+    user = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": record["prompt"]}]}
+    text = processor.apply_chat_template([*turns, user], add_generation_prompt=True, tokenize=False)
+    metadata = [
+        {"total_num_frames": len(clip.frames), "fps": clip.fps, "frames_indices": list(range(len(clip.frames)))}
+    ]
+    return processor(
+        text=[text],
+        videos=[clip.frames],
+        return_tensors="pt",
+        videos_kwargs={"do_sample_frames": False, "video_metadata": metadata},
+    )
+
+
+def row_of(batch, row, name="input_ids"):
+    return batch[name][row][batch["attention_mask"][row].bool()].tolist()
+
+
+def response(processor, text):
+    return processor.tokenizer(text, add_special_tokens=False).input_ids + [processor.tokenizer.eos_token_id]
+
+
+def test_instruction_rows_are_prompt_then_answer(processor, decoded):
+    batch = Collator(processor, "instruction")(examples(decoded, weight=2))
+    assert batch["kind"] == "instruction" and batch["weight"].tolist() == [2.0] * 3
+    assert batch["video_index"].tolist() == [0, 1, 2]
+    for n, (rec, clip) in enumerate(examples(decoded)):
+        prompt = one_by_one(processor, rec, clip)["input_ids"][0].tolist()
+        answer = response(processor, rec["ground_truth"])
+        assert row_of(batch, n) == prompt + answer
+        assert row_of(batch, n, "labels") == [-100] * len(prompt) + answer
+        length = len(prompt) + len(answer)
+        assert batch["attention_mask"][n].tolist() == [1] * length + [0] * (batch["input_ids"].shape[1] - length)
+        assert (batch["labels"][n, length:] == -100).all()
+
+
+def test_media_are_those_of_single_examples_on_top_of_each_other(processor, decoded):
+    media = Collator(processor, "instruction")(examples(decoded))["media"]
+    single = [one_by_one(processor, *example) for example in examples(decoded)]
+    names = {name for name in single[0] if name not in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    assert set(media) == names
+    for name in names:
+        joined = torch.cat([torch.as_tensor(inputs[name]) for inputs in single])
+        assert torch.equal(media[name], joined.to(media[name].dtype)), name
+
+
+def test_seconds_per_grid_are_those_of_the_video(qwen, decoded):
+    media = Collator(qwen, "prompt")(examples(decoded))["media"]
+    # 16 frames at 8 fps: 4 sampled frames span 15/8 s, so 5/8 s lie between them and a grid of 2 takes 10/8 s
+    assert media["second_per_grid_ts"].tolist() == pytest.approx([1.25, 2 * 0.875 / 3, 1.25])
+    assert media["video_grid_thw"][:, 0].tolist() == [2, 2, 2]
+
+
+def test_token_types_mark_the_video_where_the_family_needs_them(qwen, llava, decoded):
+    batch = Collator(qwen, "instruction")(examples(decoded))
+    is_video = batch["input_ids"] == qwen.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    assert torch.equal(batch["mm_token_type_ids"], is_video.long() * 2) and is_video.any()
+    assert "mm_token_type_ids" not in Collator(llava, "instruction")(examples(decoded))
+
+
+def test_preference_rows_stand_in_blocks_and_share_the_prompt(processor, decoded):
+    for with_ground_truth in (False, True):
+        batch = Collator(processor, "preference", with_ground_truth)(examples(decoded))
+        blocks = 3 if with_ground_truth else 2
+        assert batch["has_ground_truth"] is with_ground_truth
+        assert batch["video_index"].tolist() == [0, 1, 2] * blocks and len(batch["input_ids"]) == 3 * blocks
+        assert len(batch["media"]["pixel_values_videos"]) == len(
+            Collator(processor, "prompt")(examples(decoded))["media"]["pixel_values_videos"]
+        )
+        for block, name in enumerate(("chosen", "rejected", "ground_truth")[:blocks]):
+            for n, (rec, clip) in enumerate(examples(decoded)):
+                prompt = one_by_one(processor, rec, clip)["input_ids"][0].tolist()
+                assert row_of(batch, 3 * block + n) == prompt + response(processor, rec[name])
+
+
+def test_question_rows_are_options(processor, decoded):
+    options = [["yes", "no"], ["red", "a blue one", "green"], ["a", "b"]]
+    asked = [
+        (record(n, meta={"options": options[n]}, ground_truth=answer), clip)
+        for n, (answer, clip) in enumerate(zip(("no", "green", "a"), decoded, strict=True))
+    ]
+    batch = Collator(processor, "question")(asked)
+    assert batch["question_index"].tolist() == batch["video_index"].tolist() == [0, 0, 1, 1, 1, 2, 2]
+    assert batch["answer"].tolist() == [1, 2, 0]
+    for row, text in enumerate(chain.from_iterable(options)):
+        assert [token for token in row_of(batch, row, "labels") if token != -100] == response(processor, text)
+
+
+def test_prompts_end_at_the_right_edge(processor, decoded):
+    batch = Collator(processor, "prompt")(examples(decoded))
+    assert "labels" not in batch
+    for n, example in enumerate(examples(decoded)):
+        prompt = one_by_one(processor, *example)["input_ids"][0].tolist()
+        assert batch["input_ids"][n, -len(prompt) :].tolist() == prompt
+        assert batch["attention_mask"][n].sum() == len(prompt)
+
+
+PARTS_ONLY = (
+    "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}"
+    "{% if c['type'] == 'video' %}VIDEO{% else %}{{ c['text'] }}{% endif %}{% endfor %}\n{% endfor %}"
+)
+
+
+def test_history_comes_before_the_prompt_even_where_the_template_knows_parts_only(processor, decoded):
+    # the templates of released LLaVA-OneVision checkpoints loop over parts and print nothing for plain text
+    processor = copy.copy(processor)
+    processor.chat_template = PARTS_ONLY.replace("VIDEO", processor.video_token)
+    history = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "good day"}]
+    rec = record(0, history=history)
+    text = processor.tokenizer.decode(row_of(Collator(processor, "prompt")([(rec, decoded[0])]), 0))
+    assert text.index("hello there") < text.index("good day") < text.index("What?")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "reason"),
+    [
+        ("prompt", {"prompt": "  "}, "empty prompt"),
+        ("prompt", {"prompt": None}, "empty prompt"),
+        ("instruction", {"ground_truth": ""}, "empty ground_truth"),
+        ("preference", {"chosen": None}, "empty chosen"),
+        ("preference", {"rejected": " "}, "empty rejected"),
+        ("preference", {"chosen": "a cat", "rejected": "a cat\n"}, "chosen = rejected"),
+        ("question", {}, "two or more different"),
+        ("question", {"meta": {"options": ["x", "x"]}, "ground_truth": "x"}, "two or more different"),
+        ("question", {"meta": {"options": ["x", "y"]}, "ground_truth": "z"}, "ground_truth among them"),
+        ("question", {"meta": {"options": ["x", ""]}, "ground_truth": "x"}, "empty option"),
+    ],
+)
+def test_records_that_make_no_row_are_bad_samples(llava, decoded, kind, fields, reason):
+    collator = Collator(llava, kind)
+    with pytest.raises(BadSample, match=reason):
+        collator.check(record(0, **fields))
+    with pytest.raises(BadSample, match=reason):
+        collator([(record(0, **fields), decoded[0])])
+
+
+@pytest.mark.parametrize("field", ["prompt", "ground_truth"])
+def test_a_media_placeholder_inside_a_text_is_a_bad_sample(processor, field):
+    with pytest.raises(BadSample, match="media placeholder"):
+        Collator(processor, "instruction").check(record(0, **{field: f"see {processor.video_token} here"}))
+
+
+def test_ground_truth_rows_need_a_ground_truth(llava):
+    Collator(llava, "preference").check(record(0, ground_truth=None))
+    with pytest.raises(BadSample, match="empty ground_truth"):
+        Collator(llava, "preference", with_ground_truth=True).check(record(0, ground_truth=None))
+
+
+def test_an_unknown_kind_is_refused(llava):
+    with pytest.raises(ValueError, match="instruction, preference, prompt, question"):
+        Collator(llava, "reward")

@@ -1,0 +1,227 @@
+import json
+from collections import Counter
+from itertools import chain
+
+import pytest
+import torch
+from clip_factory import write_shards
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_vpo.datamodules.collate import Collator
+from lit_vpo.datamodules.loader import ShardLoader
+from lit_vpo.datamodules.manifest import Manifest
+from lit_vpo.datamodules.overlay import Overlay
+from lit_vpo.datamodules.quarantine import BadSample, read_quarantine
+from lit_vpo.datamodules.reader import RecordReader
+
+
+class Keys(LightningModule):
+    """Notes the ids of the batches it trains on; raises before batch ``stop_at``."""
+
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen, self.stop_at = [], stop_at
+
+    def training_step(self, batch, batch_idx):
+        if self.stop_at is not None and len(self.seen) == self.stop_at:
+            raise KeyboardInterrupt
+        self.seen.append([record["id"] for record in batch["records"]])
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Seven records over six clips: four batches of two, the last one short."""
+    keys = ["s0", "s1", "s2", "s3", "s4", "s5", "s0"]
+    return [{"key": key, "id": f"r{number}"} for number, key in enumerate(keys)]
+
+
+@pytest.fixture
+def make(shards, llava, rows):
+    def loader(**options):
+        reader = RecordReader(
+            Manifest.load(options.pop("folder", shards)), options.pop("overlay", Overlay(tuple(rows)))
+        )
+        options = {"batch_size": 2, "num_frames": 4, "size": 16} | options
+        return ShardLoader(reader, options.pop("collator", Collator(llava, "instruction")), **options)
+
+    return loader
+
+
+def ids(batches):
+    return [[record["id"] for record in batch["records"]] for batch in batches]
+
+
+def test_an_epoch_holds_every_row_once_and_the_next_one_in_another_order(make):
+    loader = make()
+    first, second = ids(loader), ids(loader)
+    assert [len(batch) for batch in first] == [2, 2, 2, 1] and len(loader) == 4
+    assert (
+        Counter(chain.from_iterable(first))
+        == Counter(chain.from_iterable(second))
+        == Counter(f"r{n}" for n in range(7))
+    )
+    assert first != second and loader.epoch == 2 and loader.cursor == 8
+    again = make()
+    assert [ids(again), ids(again)] == [first, second]
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(make):
+    for one, other in zip(make(), make(num_workers=2), strict=True):
+        assert one["records"] == other["records"]
+        assert torch.equal(one["input_ids"], other["input_ids"])
+        assert torch.equal(one["media"]["pixel_values_videos"], other["media"]["pixel_values_videos"])
+
+
+def test_the_state_is_counted_before_the_batch_is_handed_over_and_resumes_there(make):
+    straight = make()
+    expected = [*ids(straight), *ids(straight)]
+    for done in range(8):
+        cut = make()
+        taken, iterator = [], iter(cut)
+        while len(taken) < done:
+            try:
+                taken.append(next(iterator))
+            except StopIteration:
+                iterator = iter(cut)
+        assert cut.state_dict()["cursor"] == done
+        resumed = make()
+        resumed.load_state_dict(json.loads(json.dumps(cut.state_dict())))
+        rest = ids(resumed) + (ids(resumed) if done < 4 else [])
+        assert ids(taken) + rest == expected
+        assert len(resumed) == 4
+
+
+def test_the_global_generator_is_left_alone(make):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    list(make(num_workers=1))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("limits", [{"max_steps": 10, "max_epochs": -1}, {"max_epochs": 3}])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop_at", [3, 4, 5])
+def test_a_cut_and_resumed_run_trains_on_the_same_keys(make, tmp_path, limits, workers, stop_at):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    straight = Keys()
+    Trainer(**quiet, **limits, enable_checkpointing=False).fit(straight, make())
+    cut = Keys(stop_at)
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True, save_top_k=1)
+    with pytest.raises(SystemExit):
+        Trainer(**quiet, **limits, callbacks=[saver]).fit(cut, make(num_workers=workers))
+    resumed = Keys()
+    loader = make(num_workers=workers)
+    Trainer(**quiet, **limits, enable_checkpointing=False).fit(resumed, loader, ckpt_path=tmp_path / "last.ckpt")
+    assert cut.seen + resumed.seen == straight.seen
+    assert len(straight.seen) == (10 if "max_steps" in limits else 12) == loader.cursor
+
+
+def test_other_data_seed_or_batch_size_is_refused_by_name(make, tmp_path, clips, rows):
+    state = make().state_dict()
+    assert set(state) == {"manifest_hash", "overlay_hash", "seed", "batch_size", "cursor"}
+    other = write_shards(tmp_path / "other", clips[::-1])
+    changes = {
+        "manifest_hash": {"folder": other},
+        "overlay_hash": {"overlay": Overlay(tuple(rows[:5]))},
+        "seed": {"seed": 1},
+        "batch_size": {"batch_size": 3},
+    }
+    for name, change in changes.items():
+        with pytest.raises(ValueError, match=f"checkpoint's {name}"):
+            make(**change).load_state_dict(state)
+
+
+def test_ranks_share_out_the_batches_of_one_process(make):
+    whole = ids(make(batch_size=1))
+    ranks = [ids(make(batch_size=1, rank=rank, world=3)) for rank in range(3)]
+    assert [len(rank) for rank in ranks] == [2, 2, 2]
+    assert [ranks[i % 3][i // 3] for i in range(6)] == whole[:6]
+    loader = make(batch_size=1, rank=1, world=3)
+    next(iter(loader))
+    assert loader.cursor == 3
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory, clips):
+    """Sample s1 changed after it was packed: its crc32 differs."""
+    folder = write_shards(tmp_path_factory.mktemp("damaged") / "shards", clips[:3])
+    manifest = Manifest.load(folder)
+    sample = manifest.by_key["s1"]
+    with (folder / sample.shard).open("r+b") as file:
+        file.seek(sample.members["mp4"][0] + 500)
+        file.write(b"\xff\x00\xff")
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_sample_is_quarantined_once_and_its_batch_loses_it(make, damaged, tmp_path, workers):
+    loader = make(folder=damaged, overlay=None, batch_size=3, quarantine=tmp_path, num_workers=workers, shuffle=False)
+    assert [ids(loader), ids(loader)] == [[["s0", "s2"]], [["s0", "s2"]]]
+    assert loader.num_quarantined == 1
+    line = read_quarantine(tmp_path)
+    assert [(entry["shard"], entry["key"]) for entry in line] == [("shard-000000.tar", "s1")]
+    assert "crc32" in line[0]["reason"]
+
+
+def test_only_an_empty_training_batch_takes_the_spare_that_the_plan_names(make, damaged, caplog):
+    loader = make(folder=damaged, overlay=None, batch_size=1, shuffle=False)
+    spare = next(row for row in loader.plan.spares(0, 1) if row != 1)
+    assert ids(loader) == [["s0"], [f"s{spare}"], ["s2"]]
+    assert f"spare s{spare}" in caplog.text
+    evaluation = make(folder=damaged, overlay=None, batch_size=1, shuffle=False, evaluation=True)
+    assert ids(evaluation) == [["s0"], ["s2"]] == ids(evaluation)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_raise_stops_with_shard_key_and_reason(make, damaged, workers):
+    loader = make(folder=damaged, overlay=None, on_bad_sample="raise", num_workers=workers)
+    with pytest.raises(BadSample, match=r"shard-000000.tar, sample s1: .*crc32"):
+        list(loader)
+
+
+def test_records_that_make_no_row_are_quarantined(make, shards, llava):
+    pairs = [
+        {"key": "s0", "id": "same", "chosen": "a cat ", "rejected": "a cat"},
+        {"key": "s1", "id": "empty", "chosen": " ", "rejected": "a cat"},
+        {"key": "s2", "id": "token", "chosen": f"see {llava.video_token}", "rejected": "a cat"},
+        {"key": "s3", "id": "window", "chosen": "a dog", "rejected": "a cat", "media": {"start_s": 99.0}},
+        {"key": "s4", "id": "order", "chosen": "a dog", "rejected": "a cat", "media": {"frame_order": [0, 1]}},
+        {"key": "s5", "id": "good", "chosen": "a dog", "rejected": "a cat", "media": {"frame_order": [3, 2, 1, 0]}},
+    ]
+    loader = make(overlay=Overlay(tuple(pairs)), collator=Collator(llava, "preference"), batch_size=6)
+    assert ids(loader) == [["good"]]
+    assert {line["id"]: line["reason"].split(" ")[0] for line in loader.quarantine.added} == {
+        "same": "chosen",
+        "empty": "empty",
+        "token": "a",
+        "window": "the",
+        "order": "frame_order",
+    }
+
+
+def test_an_evaluation_loader_starts_anew_however_far_it_came(make):
+    loader = make(evaluation=True, shuffle=False)
+    next(iter(loader))
+    assert ids(loader) == [["r0", "r1"], ["r2", "r3"], ["r4", "r5"], ["r6"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"num_frames": 0}, "num_frames must be >= 1"),
+        ({"on_bad_sample": "skip"}, "'quarantine' or 'raise'"),
+        ({"rank": 2, "world": 2}, "rank must lie in"),
+        ({"world": 5}, "do not give 5 ranks"),
+        ({"batch_size": 8, "drop_last": True}, "make no batch"),
+    ],
+)
+def test_wrong_numbers_are_refused_at_construction(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)

@@ -1,0 +1,156 @@
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.video.reformatter import VideoReformatter
+from clip_factory import clip_bytes, encode_clip
+
+from lit_vpo.datamodules.quarantine import BadSample
+from lit_vpo.datamodules.video import VIDEO_EXTENSIONS, decode, probe
+
+REAL = Path(__file__).parents[2].parent / "shared" / "videos"
+
+
+def every_frame(source, width, height):
+    """Oracle: all frames by plain sequential decoding, and their times."""
+    scaler = VideoReformatter()
+    with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        stream = container.streams.best("video")
+        base = stream.time_base
+        frames = [
+            (
+                float((frame.pts or 0) * base),
+                scaler.reformat(frame, width, height, "rgb24", interpolation="AREA").to_ndarray(),
+            )
+            for frame in container.decode(stream)
+        ]
+    times = [time - frames[0][0] for time, _ in frames]
+    return times, torch.from_numpy(np.stack([picture for _, picture in frames])).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(("gop", "b_frames"), [(250, 3), (12, 2), (7, 0), (1, 0)])
+@pytest.mark.parametrize("num_frames", [1, 5, 16, 70])
+def test_frames_equal_those_of_a_sequential_decode(gop, b_frames, num_frames):
+    source = clip_bytes(gop=gop, b_frames=b_frames)
+    times, oracle = every_frame(source, 64, 64)
+    wanted = np.linspace(0, 63, num_frames).astype(int)
+    clip = decode(source, num_frames)
+    assert torch.equal(clip.frames, oracle[wanted])
+    assert clip.timestamps_s == pytest.approx([times[index] for index in wanted])
+    assert len({bytes(frame.numpy().tobytes()) for frame in oracle}) == 64  # the clip can tell frames apart
+
+
+def test_a_window_takes_frames_from_start_to_before_end(tmp_path):
+    path = tmp_path / "clip.mp4"
+    encode_clip(path, num_frames=64, fps=8)
+    _, oracle = every_frame(path, 64, 64)
+    clip = decode(path, 4, start_s=2.0, end_s=3.0)  # 8 fps: frames 16..23
+    assert torch.equal(clip.frames, oracle[[16, 18, 20, 23]])
+    assert clip.timestamps_s == [2.0, 2.25, 2.5, 2.875]
+    assert clip.fps == pytest.approx(3 / 0.875)
+
+
+def test_frame_order_permutes_the_sampled_positions():
+    source = clip_bytes(num_frames=16)
+    plain, shown = decode(source, 4), decode(source, 4, frame_order=[3, 0, 0, 2])
+    assert torch.equal(shown.frames, plain.frames[[3, 0, 0, 2]])
+    assert shown.timestamps_s == [plain.timestamps_s[position] for position in (3, 0, 0, 2)]
+    assert shown.fps == plain.fps
+
+
+def test_fewer_frames_than_asked_repeat():
+    clip = decode(clip_bytes(num_frames=3), 6)
+    assert clip.timestamps_s == [0.0, 0.0, 0.0, 0.125, 0.125, 0.25]  # linspace(0, 2, 6) cut to integers
+    assert torch.equal(clip.frames[0], clip.frames[2]) and clip.fps == pytest.approx(5 / 0.25)
+
+
+def test_one_frame_keeps_the_rate_of_the_video():
+    assert decode(clip_bytes(num_frames=9, fps=8), 1).fps == 8.0
+
+
+def test_size_is_the_short_side_and_happens_in_the_decoder():
+    source = clip_bytes(side=96, height=64, num_frames=8)
+    clip = decode(source, 4, size=32)
+    assert clip.frames.shape == (4, 3, 32, 48)
+    assert torch.equal(clip.frames, every_frame(source, 48, 32)[1][[0, 2, 4, 7]])
+
+
+def test_avi_and_mkv_decode_exactly(tmp_path):
+    for name, codec in (("clip.avi", "mpeg4"), ("clip.mkv", "libx264")):
+        encode_clip(tmp_path / name, codec=codec)
+        assert torch.equal(decode(tmp_path / name, 8).frames, every_frame(tmp_path / name, 64, 64)[1][::9])
+
+
+@pytest.mark.parametrize("container", ["h264", "mpegts", "avi", "flv"])
+def test_containers_whose_times_or_seeks_are_of_no_use_decode_exactly_too(tmp_path, container):
+    path = tmp_path / "clip"
+    encode_clip(path, gop=20, container=container)
+    _, oracle = every_frame(path, 64, 64)
+    clip = decode(path, 8)
+    assert torch.equal(clip.frames, oracle[::9])
+    rate = 25 if container == "h264" else 8  # a raw stream knows no rate: FFmpeg reads 25 into it
+    assert clip.timestamps_s == pytest.approx([9 * n / rate for n in range(8)])
+
+
+def test_probe_measures_without_decoding():
+    info = probe(clip_bytes(num_frames=40, side=96, height=64, fps=8, audio=True))
+    assert (info.num_frames, info.fps, info.duration_s, info.height, info.width) == (40, 8.0, 5.0, 64, 96)
+    assert info.has_audio and not probe(clip_bytes(num_frames=2)).has_audio
+
+
+def audio_only(path):
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+def test_what_is_no_video_is_a_bad_sample(tmp_path):
+    whole = clip_bytes()
+    audio_only(tmp_path / "sound.mp4")
+    for source in (b"", b"<html>not found</html>", whole[: len(whole) // 2], whole[100:], tmp_path / "absent.mp4"):
+        with pytest.raises(BadSample, match="does not decode"):
+            decode(source, 4)
+        with pytest.raises(BadSample, match="does not decode"):
+            probe(source)
+    with pytest.raises(BadSample, match="no video stream"):
+        decode(tmp_path / "sound.mp4", 4)
+
+
+def test_a_cut_mkv_is_told_by_its_header(tmp_path):
+    encode_clip(tmp_path / "clip.mkv", num_frames=128)
+    whole = (tmp_path / "clip.mkv").read_bytes()
+    with pytest.raises(BadSample, match=r"truncated: its header says 16.0 s"):
+        probe(whole[: len(whole) // 2])
+
+
+def test_a_window_or_an_order_that_does_not_fit_is_a_bad_sample():
+    source = clip_bytes(num_frames=16)
+    with pytest.raises(BadSample, match="no frame between 5"):
+        decode(source, 4, start_s=5.0)
+    for order in ([0, 1], [0, 1, 2, 4], [0, 1, 2, -1]):
+        with pytest.raises(BadSample, match="frame_order"):
+            decode(source, 4, frame_order=order)
+    with pytest.raises(ValueError, match="num_frames must be >= 1"):
+        decode(source, 0)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real clips beside the checkout")
+def test_real_clips_decode_exactly():
+    small = [
+        path for path in sorted(REAL.iterdir()) if path.suffix[1:] in VIDEO_EXTENSIONS and path.stat().st_size < 7e5
+    ]
+    assert len(small) >= 8
+    for path in small:
+        _, oracle = every_frame(path, 32, 32)
+        info = probe(path)
+        assert info.num_frames == len(oracle), path.name
+        clip = decode(path, 16)
+        expected = every_frame(path, info.width, info.height)[1][np.linspace(0, len(oracle) - 1, 16).astype(int)]
+        assert torch.equal(clip.frames, expected), path.name
