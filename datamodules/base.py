@@ -101,11 +101,7 @@ class VideoShardDataModule(LightningDataModule):
             "test_questions": test_questions,
             "predict": predict,
         }
-        for name, source in self.sources.items():
-            if source is not None and not Path(source.shards).is_dir():
-                raise ValueError(
-                    f"{name}.shards: {source.shards} is not a folder; make shards with: python -m lit_vpo data pack"
-                )
+        _check_folders(self.sources)
         self.num_frames, self.size = num_frames, size
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed = num_workers, seed
@@ -200,3 +196,10 @@ class VideoShardDataModule(LightningDataModule):
             rank=rank,
             world=world,
         )
+
+
+def _check_folders(sources: dict[str, Source | None]) -> None:
+    for name, source in sources.items():
+        if source is not None and not Path(source.shards).is_dir():
+            fix = "make shards with: python -m lit_vpo data pack"
+            raise ValueError(f"{name}.shards: {source.shards} is not a folder; {fix}")

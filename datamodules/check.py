@@ -39,9 +39,12 @@ def index(folder: str | Path) -> Manifest:
     """
     with Progress(*Progress.get_default_columns(), transient=True) as progress:
         task = progress.add_task("indexing", total=None)
-        return manifests.index(
+        made = manifests.index(
             folder, lambda key: progress.update(task, advance=1, description=f"indexing {escape(key)}")
         )
+    lost = len(read_quarantine(folder))
+    Console().print(f"{len(made.samples)} videos indexed, {lost} in quarantine, manifest {made.hash}")
+    return made
 
 
 def check(

@@ -105,12 +105,16 @@ class ShardLoader:
     def __iter__(self) -> Iterator[Batch]:
         start = 0 if self.evaluation else self.cursor
         epoch, position = divmod(start, self._epoch_batches)
-        for item in self._dataloader(epoch, range(position + self.rank, self._epoch_batches, self.world)):
-            batch = self._account(item)
-            if not self.evaluation:
-                self.cursor += self.world
-            if batch is not None:
-                yield batch
+        items = iter(self._dataloader(epoch, range(position + self.rank, self._epoch_batches, self.world)))
+        try:
+            for item in items:
+                batch = self._account(item)
+                if not self.evaluation:
+                    self.cursor += self.world
+                if batch is not None:
+                    yield batch
+        finally:
+            _stop_workers(items)
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the data: plain numbers and hashes, the same on every rank."""
@@ -214,6 +218,12 @@ def read_clip(reader: RecordReader, row: int, record: dict[str, Any], num_frames
     return decode(
         reader.video(row), num_frames, media.get("start_s"), media.get("end_s"), size, media.get("frame_order")
     )
+
+
+def _stop_workers(items: Any) -> None:
+    # left to the garbage collector (a traceback keeps the iterator), torch waits 5 s for a message that never comes
+    if hasattr(items, "_shutdown_workers"):
+        items._shutdown_workers()
 
 
 def _unchanged(item: Any) -> Any:

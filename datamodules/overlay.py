@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,8 @@ from .atomic import write_lines
 from .manifest import KEY_RULE, Manifest
 from .quarantine import read_quarantine
 from .schemas import check_fields
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,12 @@ class Overlay:
         if unknown:
             names = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             raise ValueError(f"the overlay names keys that {manifest.root} does not hold: {names}")
-        return [row for row in self.rows if row["key"] in known]
+        rows = [row for row in self.rows if row["key"] in known]
+        if len(rows) < len(self.rows):
+            log.warning(
+                "%d rows left out: their videos are in %s's quarantine", len(self.rows) - len(rows), manifest.root
+            )
+        return rows
 
 
 def read_overlay(path: str | Path) -> Overlay:

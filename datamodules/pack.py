@@ -83,8 +83,7 @@ def pack(
             if (row := _row(record, names, packed, quarantine, f"{file.name}:{number}")) is not None
         ]
         if not rows:
-            reasons = "; ".join(sorted({line["reason"] for line in quarantine.added})[:3])
-            raise ValueError(f"no annotation of {', '.join(map(str, files))} leads to a usable video: {reasons}")
+            raise ValueError(f"no annotation leads to a usable video: {'; '.join(quarantine.reasons()[:3])}")
     overlay = Path(out) / OVERLAY_NAME
     write_overlay(overlay, rows)
     audios = sum(annotation.num_ignored_audios for _, annotation in read)

@@ -40,6 +40,10 @@ class Quarantine:
         """Samples added by this object (lines found in an older file are not counted again)."""
         return len(self.added)
 
+    def reasons(self) -> list[str]:
+        """Different reasons of the samples added, sorted."""
+        return sorted({line["reason"] for line in self.added})
+
     def add(self, shard: str, key: str, reason: str, record_id: str | None = None) -> bool:
         """Write one sample down.
 

@@ -60,14 +60,14 @@ class Line:
 def compare(before: str, after: str, scorer: str | CaptionScorer, out: str | None = None, seed: int = 0) -> list[Line]:
     """Prints a table before / after / difference with 95 % paired bootstrap intervals, and writes it.
 
-    Rows with `meta.options` are questions: the answer is right if it equals `ground_truth` but for case, white space and
-    full stops, and unanswered if it equals no option. All other rows are captions.
+    Rows with `meta.options` are questions: the answer is right if it equals `ground_truth` but for case, white space
+    and full stops, and unanswered if it equals no option. All other rows are captions.
 
     Args:
         before: Generations of one model, JSONL.
         after: Generations of the other one for the same ids.
         scorer: Caption scorer or its dotted path.
-        out: The Markdown table; a .json with everything goes beside it. None only prints.
+        out: Where the Markdown table goes (.md); a .json with everything goes beside it. None only prints.
         seed: Of the bootstrap.
 
     Raises:
@@ -79,7 +79,7 @@ def compare(before: str, after: str, scorer: str | CaptionScorer, out: str | Non
     lines = _lines(rows_before, rows_after, score, seed)
     _print(lines, before, after)
     if out is not None:
-        path = Path(out)
+        path = Path(out).with_suffix(".md")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_markdown(lines), encoding="utf-8")
         facts = {"seed": seed, "scorer": scorer if isinstance(scorer, str) else getattr(scorer, "__name__", "")}
@@ -105,10 +105,9 @@ def _lines(before: Mapping[str, Row], after: Mapping[str, Row], score: CaptionSc
     for ids, statistics in ((captions, CAPTION_STATISTICS), (questions, QUESTION_STATISTICS)):
         if ids:
             keys = [before[name]["key"] for name in ids]
+            sides: list[list[Any]] = [[rows[name] for name in ids] for rows in (before, after)]
             if statistics is CAPTION_STATISTICS:
-                sides = [[score(rows[name]["response"], rows[name]) for name in ids] for rows in (before, after)]
-            else:
-                sides = [[rows[name] for name in ids] for rows in (before, after)]
+                sides = [[score(row["response"], row) for row in side] for side in sides]
             lines += [_line(name, ratio, keys, sides, seed) for name, ratio in statistics.items()]
     return lines
 
@@ -190,7 +189,7 @@ def _markdown(lines: Sequence[Line]) -> str:
 def _print(lines: Sequence[Line], before: str, after: str) -> None:
     table = Table(title=f"before: {before}   after: {after}", title_justify="left")
     for number, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for line in lines:
         table.add_row(*(cell.replace("[", r"\[") for cell in _cells(line)))
     Console().print(table)

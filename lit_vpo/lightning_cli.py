@@ -1,6 +1,7 @@
 """LightningCLI with this project's conventions: one `run_dir`, explicit resumption, a configuration that is never lost."""
 
 import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,8 @@ def run(args: Sequence[str]) -> None:
         save_config_callback=SaveRunConfig,
         save_config_kwargs={"save_to_log_dir": False},
         parser_kwargs={"parser_mode": "yaml"},
-        args=list(args),
+        # None means the same words, without Lightning's warning about giving both
+        args=None if list(args) == sys.argv[1:] else list(args),
     )
 
 
@@ -53,15 +55,20 @@ class VPOCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        if self.subcommand == "fit" and self._get(self.config, "ckpt_path") == "last":
+        path = self._get(self.config, "ckpt_path")
+        if self.subcommand == "fit" and path == "last":
             _refuse_silent_restart(Path(self._get(self.config, "run_dir")))
+        elif self.subcommand == "fit" and path is not None:
+            self._refuse_other_settings(path)
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """The configuration rules: Lightning would let the checkpoint's hyperparameters override it silently (PR 21455)."""
-        path = self._get(self.config, "ckpt_path") if self.subcommand else None
-        if self.subcommand != "fit" or not path or not Path(path).is_file():
-            return
+        """Leaves the configuration alone: Lightning lets a checkpoint's hyperparameters override it silently (PR 21455)."""
+
+    def _refuse_other_settings(self, path: str) -> None:
+        """Resuming from a file with other settings than it was trained with: an error rather than one side losing."""
+        if not Path(path).is_file():
+            raise ValueError(f"ckpt_path {path} does not exist; `--ckpt_path last` resumes the newest of the run_dir")
         stored = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
         asked = self._get(self.config, "model").init_args.as_dict()
         different = {k: (v, asked[k]) for k, v in _flat(stored).items() if k in asked and asked[k] != v}

@@ -99,7 +99,7 @@ def add_lora(net: Any, family: Family, settings: LoRASettings, seed: int, round_
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; ours follows
         wrapped = get_peft_model(net, config)
     reset_adapter(wrapped, seed, round_index)
-    return wrapped  # type: ignore[return-value]
+    return wrapped
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def refuse_adapter(net: Any) -> None:
     """
     if hasattr(net, "peft_config") or any(True for _ in lora_layers(net)):
         raise ValueError(
-            "the network carries a LoRA adapter already; name its folder as `adapter`, so that it is merged before training"
+            "the network carries a LoRA adapter already; name its folder as `adapter`, so that it is merged first"
         )
 
 
@@ -171,7 +171,7 @@ def merge_adapter(net: Any, adapter: str) -> Any:
     _check_mergeable(config, adapter)
     with torch.random.fork_rng(devices=[]):
         wrapped: Any = get_peft_model(net, config)
-    result = set_peft_model_state_dict(wrapped, weights)
+    result: Any = set_peft_model_state_dict(wrapped, weights)
     missing = [name for name in result.missing_keys if "lora_" in name]
     if missing or result.unexpected_keys:
         raise ValueError(
@@ -179,9 +179,7 @@ def merge_adapter(net: Any, adapter: str) -> Any:
         )
     for _, layer in lora_layers(wrapped):
         merge_layer(layer)
-    plain = wrapped.unload()
-    del plain.peft_config  # peft leaves it behind, and it would look like an adapter
-    return plain.requires_grad_(True)
+    return wrapped.unload().requires_grad_(True)
 
 
 def merge_layer(layer: Any, name: str = ADAPTER) -> None:
@@ -198,8 +196,8 @@ def _check_mergeable(config: Any, adapter: str) -> None:
     extra += ["bias"] if config.bias != "none" else []
     if extra or config.fan_in_fan_out:
         raise ValueError(
-            f"adapter {adapter} holds more than LoRA matrices ({', '.join(extra) or 'fan_in_fan_out'}), which an adapter-off "
-            "reference cannot restore; merge it with the tool that made it and give the merged folder as `model`"
+            f"adapter {adapter} holds more than LoRA matrices ({', '.join(extra) or 'fan_in_fan_out'}), which an "
+            "adapter-off reference cannot restore; merge it with the tool that made it and give that folder as `model`"
         )
 
 

@@ -1,7 +1,7 @@
 """The equations, as pure functions of tensors, and the loss that YAML names.
 
-Equation numbers (T1) and (T2): DPO with summed log-probabilities, Rafailov et al. (arXiv 2305.18290, eq. 7), as TEMPLE's
-released recipe uses it.
+Equation numbers (T1) and (T2): DPO with summed log-probabilities, Rafailov et al. (arXiv 2305.18290, eq. 7), as the
+released recipe of TEMPLE uses it.
 """
 
 from typing import Literal, NamedTuple

@@ -43,8 +43,8 @@ class Stage:
 def run_recipe(file: str | Path, overrides: Mapping[str, str] | None = None, only: Sequence[str] = ()) -> None:
     """Runs a recipe's stages in order, each in a process of its own, and stops at the first that fails.
 
-    Every command is printed before it runs; `<run_dir>/recipe.jsonl` gets one line per stage that ended: its name, command,
-    seconds and exit code.
+    Every command is printed before it runs; `<run_dir>/recipe.jsonl` gets one line per stage that ended: its name,
+    command, seconds and exit code.
 
     Args:
         file: The YAML.

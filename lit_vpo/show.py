@@ -1,6 +1,6 @@
 """A self-contained page of pairs: frames, prompt, chosen and rejected with the differing words marked, scores.
 
-Nothing is fetched and nothing runs in it: images are data URIs, all text is escaped, and a content policy forbids the rest.
+Nothing is fetched and nothing runs in it: images are data URIs, all text is escaped, a content policy forbids the rest.
 """
 
 import base64

@@ -79,9 +79,9 @@ class _State:
             self.visible &= done < 0.5
 
 
-def render_frame(scene: Scene, t: float, size: int = 64, background: Floats | None = None) -> Frames:
+def render_frame(scene: Scene, t: float, size: int = 64, backdrop: Floats | None = None) -> Frames:
     """The picture at `t` seconds: uint8 (size, size, 3)."""
-    frame = (_background(scene, size) if background is None else background).copy()
+    frame = (background(scene, size) if backdrop is None else backdrop).copy()
     if any(scene.pan):
         progress = t / scene.duration_s - 0.5
         frame = np.roll(frame, (round(scene.pan[1] * progress * size), round(scene.pan[0] * progress * size)), (0, 1))
@@ -94,12 +94,12 @@ def render_frame(scene: Scene, t: float, size: int = 64, background: Floats | No
 
 def render(scene: Scene, size: int = 64, fps: int = 8) -> Frames:
     """All frames of the clip: uint8 (T, size, size, 3)."""
-    background = _background(scene, size)
+    backdrop = background(scene, size)
     times = np.arange(round(scene.duration_s * fps)) / fps
-    return np.stack([render_frame(scene, float(t), size, background) for t in times])
+    return np.stack([render_frame(scene, float(t), size, backdrop) for t in times])
 
 
-def _background(scene: Scene, size: int) -> Floats:
+def background(scene: Scene, size: int) -> Floats:
     """Flat grey, or a smooth random texture."""
     frame = np.full((size, size, 3), float(scene.brightness), np.float32)
     if scene.texture:

@@ -8,7 +8,7 @@ from typing import Any
 from .language import CAPTION_PROMPTS, INTERVALS, NOTHING, caption, details, event_rows, phrase, sentences, within
 from .noise import HABITS, Noise, noisy_caption
 from .parsing import score_caption
-from .questions import ask
+from .questions import PLACES, ask
 from .questions import prompt as question_prompt
 from .scene import Scene
 
@@ -88,6 +88,25 @@ def _question(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
     }
 
 
+def _stage(scene: Scene, noise: Noise, rng: random.Random) -> Row:
+    """Who stands where when the clip begins, cell by cell: every word is certain, so it teaches where to look."""
+    standing = sorted((y, x, actor.name) for actor in scene.actors for x, y in [actor.cell])
+    hidden = {scene.actors[e.actor].name for e in scene.of() if e.act == "appear" and e.actor is not None}
+    lines = [f"The {name} is at the {PLACES[x, y]}." for y, x, name in standing if name not in hidden]
+    return {"prompt": "Where does everything stand at the start?", "ground_truth": " ".join(lines) or NOTHING}
+
+
+def _timeline(scene: Scene, noise: Noise, rng: random.Random) -> Row:
+    """What goes on in each eighth of the clip: the events whose share of it is at least a third."""
+    step = scene.duration_s / 8
+    lines = []
+    for part in range(8):
+        shares = {e: min(e.end_s, (part + 1) * step) - max(e.start_s, part * step) for e in scene.of()}
+        going_on = [phrase(scene, e) for e, share in shares.items() if share >= step / 3]
+        lines.append(f"Part {part + 1}: {' and '.join(going_on) or 'nothing'}.")
+    return {"prompt": "What goes on in each eighth of the video?", "ground_truth": " ".join(lines)}
+
+
 def _second_clip(scene: Scene, noise: Noise, rng: random.Random) -> Row:
     """TEMPO's differential caption (methods.md 1.4, S7): the first clip is known, the second is to be told."""
     first, second = (seconds(scene, name) for name in ("first half", "second half"))
@@ -155,6 +174,8 @@ TASKS: dict[str, Task] = {
     "caption": _caption,
     "interval": _interval,
     "question": _question,
+    "stage": _stage,
+    "timeline": _timeline,
     "second_clip": _second_clip,
     "paragraph": _paragraph,
     "refine": _refine,
@@ -162,7 +183,7 @@ TASKS: dict[str, Task] = {
 }
 MIXES = {
     # true captions and questions only: what a base needs to see
-    "eyes": Mix({"caption": 6, "interval": 2, "question": 3, "second_clip": 1}),
+    "eyes": Mix({"timeline": 4, "stage": 1, "caption": 4, "interval": 1, "question": 2, "second_clip": 1}),
     # every task, captions with habits
     "habits": Mix(
         {"caption": 5, "interval": 2, "question": 3, "second_clip": 1, "paragraph": 1, "refine": 1, "judge": 2}, HABITS

@@ -40,11 +40,3 @@ class LlavaOnevision(Family):
         # forward() flattens (rows, num_tokens, hidden) into the placeholders, row by row
         rows = torch.stack([features[i] for i in video_index.tolist()])
         return {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=rows)}}
-
-    @override
-    def tower_states(self, net: Any, pixel_values: Tensor) -> Tensor:
-        layer = net.config.vision_feature_layer
-        if not isinstance(layer, int) or net.config.vision_feature_select_strategy != "full":
-            raise ValueError("tower pretraining needs one vision_feature_layer and the select strategy 'full'")
-        states: Tensor = net.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[layer]
-        return states

@@ -1,11 +1,12 @@
 """One door to networks and processors: shipped bases, tiny models, any checkpoint of a known family."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_vpo.models.registry import Family, get_family
 
@@ -60,10 +61,10 @@ def load_model(model: str, dtype: DType = "float32", family: str | None = None) 
     found = family_of(model, family)
     number_format = dtype if dtype == "auto" else getattr(torch, dtype)
     if model in TINY_NAMES:
-        net = _tiny(model)[0]
-        return net if dtype == "auto" else net.to(number_format)
+        net: Any = _tiny(model)[0]
+        return net if dtype == "auto" else net.to(number_format)  # type: ignore[no-any-return]
     try:
-        return found.model_class().from_pretrained(_locate(model), dtype=number_format)  # type: ignore[no-any-return]
+        return found.model_class().from_pretrained(_locate(model), dtype=number_format)
     except OSError as error:
         raise ValueError(_not_found(model)) from error
 
@@ -78,38 +79,46 @@ def load_processor(model: str) -> "ProcessorMixin":
         ValueError: If it cannot be found.
     """
     if model in TINY_NAMES:
-        return _tiny(model)[1]
+        processor: ProcessorMixin = _tiny(model)[1]
+        return processor
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(_locate(model))  # type: ignore[no-any-return]
+        return AutoProcessor.from_pretrained(_locate(model))  # type: ignore[no-any-return, no-untyped-call]
     except OSError as error:
         raise ValueError(_not_found(model)) from error
 
 
 @torch.no_grad()
-def weights_hash(source: nn.Module | str, frozen_only: bool = False) -> str:
+def weights_hash(source: nn.Module | str, frozen_only: bool = False, without: Collection[str] = ()) -> str:
     """Content hash of weights: sha256 over parameters and persistent buffers, sorted by name, read as fp32.
 
     Tied tensors count once. Since every format widens to fp32 without loss, a network and the folder that it came from
-    have the same hash.
+    have the same hash; so have a network and the frozen part of a `PeftModel` around it.
 
     Args:
         source: A network, or what `load_model` takes.
         frozen_only: Leave out the parameters that training changes.
+        without: Names of tensors to leave out.
     """
     net = load_model(source, "auto") if isinstance(source, str) else source
     persistent = set(net.state_dict(keep_vars=True))
-    tensors: dict[str, Any] = dict(net.named_parameters())
-    tensors |= {name: tensor for name, tensor in net.named_buffers() if name in persistent}
+    tensors: list[tuple[str, Tensor]] = [
+        (name, p) for name, p in net.named_parameters() if not (frozen_only and p.requires_grad)
+    ]
+    tensors += [(name, tensor) for name, tensor in net.named_buffers() if name in persistent]
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        if frozen_only and tensors[name].requires_grad:
-            continue
-        tensor = tensors[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().data)
+    for name, tensor in sorted((plain_name(name), tensor) for name, tensor in tensors):
+        if name not in without:
+            values = tensor.detach().to("cpu", torch.float32).contiguous()
+            digest.update(f"{name} {tuple(values.shape)}".encode())
+            digest.update(values.numpy().data)
     return digest.hexdigest()
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what PEFT puts around it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def _locate(model: str) -> str:

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: window-attention tower with its merger inside, videos of any size, positions in three dimensions (M-RoPE)."""
+"""Qwen2.5-VL: window-attention tower with its merger inside, videos of any size, positions in three dimensions."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,7 +40,7 @@ class Qwen2_5_VL(Family):
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         # forward() concatenates a tuple with one (num_tokens, hidden) per row
-        rows = tuple(features[i] for i in video_index.tolist())
+        rows: Any = tuple(features[i] for i in video_index.tolist())
         return {
             "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=rows)},
             "video_grid_thw": rows_of(media["video_grid_thw"], video_index),

@@ -60,14 +60,6 @@ class Family(ABC):
             media: As in `encode`.
         """
 
-    def tower_states(self, net: Any, pixel_values: Tensor) -> Tensor:
-        """Patch states that the projector reads, (N, P, width); for pretraining a tower.
-
-        Raises:
-            ValueError: If the family does not offer it.
-        """
-        raise ValueError(f"tower pretraining is not available for the family {self.name}")
-
 
 _FAMILIES: dict[str, Family] = {}
 
@@ -103,8 +95,8 @@ def get_family(name: Any) -> Family:
     if "." in wanted:
         return _from_path(wanted)
     raise ValueError(
-        f"unknown model family {wanted!r}; known: {', '.join(sorted(known))}. For one of your own give the dotted path of "
-        "a lit_vpo.models.Family subclass as `family`"
+        f"unknown model family {wanted!r}; known: {', '.join(sorted(known))}. For one of your own give the dotted "
+        "path of a lit_vpo.models.Family subclass as `family`"
     )
 
 

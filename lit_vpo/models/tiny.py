@@ -51,7 +51,7 @@ def tiny_llava_onevision(
             "image_size": image_size,
             "patch_size": patch_size,
             "vision_use_head": False,
-            **_tower(vision_hidden, vision_layers, heads),
+            **_tower(vision_hidden),
             "num_hidden_layers": vision_layers,
             "num_attention_heads": heads,
         },
@@ -78,7 +78,7 @@ def tiny_qwen2_5_vl(
     seed: int = 0,
     tokenizer: "PreTrainedTokenizerFast | None" = None,
 ) -> "tuple[PreTrainedModel, ProcessorMixin]":
-    """A small Qwen2.5-VL: window attention with one full layer, 2 x 2 merger, two frames per grid step, M-RoPE.
+    """A small Qwen2.5-VL: window attention (a window per frame) with one full layer, 2 x 2 merger, M-RoPE.
 
     Two frames of about `image_size` ** 2 pixels become (image_size / patch_size / 2) ** 2 visual tokens.
 
@@ -106,14 +106,14 @@ def tiny_qwen2_5_vl(
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
     config = Qwen2_5_VLConfig(
         vision_config={
-            **_tower(vision_hidden, vision_layers, heads),
+            **_tower(vision_hidden),
             "depth": vision_layers,
             "num_heads": heads,
             "out_hidden_size": hidden,
             "patch_size": patch_size,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
-            "window_size": 4 * patch_size,
+            "window_size": image_size,
             "fullatt_block_indexes": [vision_layers - 1],
             "tokens_per_second": 2,
         },
@@ -139,7 +139,7 @@ def _check_sizes(image_size: int, unit: int, vision_hidden: int, hidden: int, he
             raise ValueError(f"{name} must be a multiple of 4 * heads = {4 * heads}, got {width}")
 
 
-def _tower(hidden: int, layers: int, heads: int) -> dict[str, Any]:
+def _tower(hidden: int) -> dict[str, Any]:
     return {"hidden_size": hidden, "intermediate_size": 4 * hidden, "hidden_act": "gelu_pytorch_tanh"}
 
 
@@ -153,6 +153,8 @@ def _language_model(hidden: int, layers: int, heads: int, tokenizer: Any) -> dic
         "num_key_value_heads": heads,
         "max_position_embeddings": 4096,
         "attention_dropout": 0.0,
+        # Hugging Face's 0.02 belongs to widths of thousands; at these widths it leaves the layers silent for long
+        "initializer_range": hidden**-0.5,
         "tie_word_embeddings": True,
         "bos_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -175,9 +177,11 @@ def _llava_processor(image_size: int, patch_size: int, tokenizer: Any) -> "Proce
     from transformers import LlavaOnevisionImageProcessor, LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor
 
     size = {"height": image_size, "width": image_size}
-    norm = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
-    return LlavaOnevisionProcessor(
-        image_processor=LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=[[image_size, image_size]], **norm),
+    norm: dict[str, Any] = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+    return LlavaOnevisionProcessor(  # type: ignore[no-untyped-call]
+        image_processor=LlavaOnevisionImageProcessor(
+            size=size, image_grid_pinpoints=[[image_size, image_size]], **norm
+        ),
         video_processor=LlavaOnevisionVideoProcessor(size=size, **norm),
         tokenizer=tokenizer,
         num_image_tokens=(image_size // patch_size) ** 2,
@@ -190,11 +194,12 @@ def _qwen_processor(image_size: int, patch_size: int, tokenizer: Any) -> "Proces
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     area = image_size**2
+    # the cap's default changes with the transformers release; False is what a small fixed area needs
     patches: dict[str, Any] = {"patch_size": patch_size, "temporal_patch_size": 2, "merge_size": 2}
     patches |= {"size": {"shortest_edge": area, "longest_edge": area}, "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
-    return Qwen2_5_VLProcessor(
+    return Qwen2_5_VLProcessor(  # type: ignore[no-untyped-call]
         image_processor=Qwen2VLImageProcessor(**patches),
-        video_processor=Qwen2VLVideoProcessor(**patches),
+        video_processor=Qwen2VLVideoProcessor(**patches, cap_pixels_per_frame=False),
         tokenizer=tokenizer,
         chat_template=tokenizer.chat_template,
     )

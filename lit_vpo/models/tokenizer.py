@@ -64,7 +64,7 @@ def load_tokenizer() -> "PreTrainedTokenizerFast":
 def _wrap(**source: Any) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         **source,
         eos_token=EOS_TOKEN,
         pad_token=PAD_TOKEN,

@@ -1,7 +1,9 @@
 """Objectives: the LightningModules."""
 
 from lit_vpo.modules.base import VideoLMModule
+from lit_vpo.modules.dpo import DPOModule
 from lit_vpo.modules.sft import SFTModule
+from lit_vpo.modules.tower import TowerModule
 from lit_vpo.modules.trainables import TrainablesModule
 
-__all__ = ["SFTModule", "TrainablesModule", "VideoLMModule"]
+__all__ = ["DPOModule", "SFTModule", "TowerModule", "TrainablesModule", "VideoLMModule"]

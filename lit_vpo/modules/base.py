@@ -1,6 +1,5 @@
 """A video LLM under training: rows to log-probabilities, prompts to answers, questions to choices."""
 
-import logging
 from typing import Any, Literal
 
 import torch
@@ -19,8 +18,6 @@ from lit_vpo.modules.start import TUNINGS, Tuning, build_network
 from lit_vpo.modules.trainables import DTypeName, TrainablesModule, adamw
 from lit_vpo.optim import OptimizerFactory
 from lit_vpo.schedules import Shape
-
-log = logging.getLogger(__name__)
 
 Features = list[Tensor]
 IGNORED = ["optimizer", "lora", "loss"]  # objects, which a checkpoint read with weights_only=True must not hold
@@ -118,18 +115,11 @@ class VideoLMModule(TrainablesModule):
     @override
     def on_fit_start(self) -> None:
         self.guarded = False
+        self.policy_mode()
         if self.gradient_checkpointing:
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
         changed = switch_dropout_off(self.net)
         rank_zero_info(f"dropout: {changed} set to 0 (policy and reference must agree at step 0)")
-
-    @override
-    def on_train_start(self) -> None:
-        self.policy_mode()
-
-    @override
-    def on_validation_model_train(self) -> None:
-        self.policy_mode()
 
     def policy_mode(self) -> None:
         """Training mode (in eval mode transformers skips gradient checkpointing), the frozen tower in eval mode."""
@@ -238,7 +228,8 @@ class VideoLMModule(TrainablesModule):
         """Choose the option that is likeliest as a whole response."""
         scores = self.logps(batch, self.encode(batch["media"])).sums
         kinds = [str(record.get("meta", {}).get("kind", "question")) for record in batch["records"]]
-        self.answers[stage].update(scores, batch["question_index"], batch["answer"], kinds)
+        answers: Any = self.answers[stage]
+        answers.update(scores, batch["question_index"], batch["answer"], kinds)
         return {"option_logps": scores}
 
     @override

@@ -1,5 +1,6 @@
 """Answers to prompts, greedy or sampled; a sample's randomness belongs to its record, not to its batch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from lit_vpo.randomness import generator
 class AddressedSampling:
     """Logits processor that turns greedy search into sampling: argmax(logits / T + Gumbel noise) is a sample.
 
-    Each row has a generator of its own, so a record's answer depends neither on its neighbours nor on the global generator.
-    (Gumbel-max trick: Maddison et al., arXiv 1411.0030.)
+    Each row has a generator of its own, so a record's answer depends neither on its neighbours nor on the global
+    generator. (Gumbel-max trick: Maddison et al., arXiv 1411.0030.)
 
     Args:
         addresses: One per row.
@@ -20,7 +21,7 @@ class AddressedSampling:
         top_p: Keep the smallest set of tokens that has this probability.
     """
 
-    def __init__(self, addresses: list[tuple[object, ...]], temperature: float, top_p: float) -> None:
+    def __init__(self, addresses: Sequence[tuple[object, ...]], temperature: float, top_p: float) -> None:
         self.generators = [generator(*address) for address in addresses]
         self.temperature, self.top_p = temperature, top_p
 
@@ -54,7 +55,7 @@ def generate(
     max_new_tokens: int,
     temperature: float | None,
     top_p: float,
-    addresses: list[tuple[object, ...]],
+    addresses: Sequence[tuple[object, ...]],
 ) -> list[tuple[str, bool]]:
     """Continue left-padded prompts.
 
@@ -72,7 +73,7 @@ def generate(
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
-    settings = GenerationConfig(
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
         do_sample=False,  # sampling is argmax of noisy logits, see above
         num_beams=1,
@@ -82,7 +83,7 @@ def generate(
     )
     processors = LogitsProcessorList()
     if temperature is not None:
-        processors.append(AddressedSampling(addresses, temperature, top_p))  # type: ignore[arg-type]
+        processors.append(AddressedSampling(addresses, temperature, top_p))
     ids = net.generate(**inputs, generation_config=settings, logits_processor=processors)
     answers = ids[:, inputs["input_ids"].shape[1] :].tolist()
     return [_text(tokenizer, answer) for answer in answers]

@@ -19,8 +19,8 @@ def check_finite(logps: Tensor, name: str) -> None:
     wrong = int((~torch.isfinite(logps)).sum())
     if wrong:
         raise ValueError(
-            f"{wrong} of {logps.numel()} log-probabilities of the {name} are not finite; check the base's weights and dtype "
-            "(float16 overflows where bfloat16 does not)"
+            f"{wrong} of {logps.numel()} log-probabilities of the {name} are not finite; check the base's weights and "
+            "dtype (float16 overflows where bfloat16 does not)"
         )
 
 
@@ -38,9 +38,10 @@ def check_same_as_reference(policy: Tensor, reference: Tensor, tolerance: float)
     largest = float((policy - reference).abs().max())
     if not largest <= tolerance:
         raise ValueError(
-            f"policy and reference differ by {largest:.2e} on a token before the first step (tolerance {tolerance:.0e}), so the "
-            "reference is not the policy's starting point: is an adapter stacked unmerged, a dropout on, or are weights "
-            "trained outside the adapter?"
+            f"policy and reference differ by {largest:.2e} on a token before the first step (tolerance "
+            f"{tolerance:.0e}), so the reference is not the policy's starting point: is an adapter stacked unmerged, a "
+            "dropout on, or are weights trained outside the adapter? (Only where bf16 kernels round by batch shape, "
+            "raise reference_tolerance.)"
         )
 
 
@@ -55,7 +56,9 @@ def check_ln2(loss: float, tolerance: float) -> None:
         ValueError: If it is not ln 2.
     """
     if not abs(loss - math.log(2)) <= tolerance:
-        raise ValueError(f"loss/dpo is {loss:.6f} before the first step, and should be ln 2 = 0.693147: the reference is wrong")
+        raise ValueError(
+            f"loss/dpo is {loss:.6f} before the first step, and should be ln 2 = 0.693147: the reference is wrong"
+        )
 
 
 def check_video_matters(logps: Tensor, blank_logps: Tensor) -> None:
@@ -70,8 +73,8 @@ def check_video_matters(logps: Tensor, blank_logps: Tensor) -> None:
     """
     if torch.equal(logps, blank_logps):
         raise ValueError(
-            "blanking the video changes no log-probability: the model does not see it; check that the prompts hold video "
-            "placeholders and that the processor belongs to the model"
+            "blanking the video changes no log-probability: the model does not see it; check that the prompts hold "
+            "video placeholders and that the processor belongs to the model"
         )
 
 
@@ -87,8 +90,8 @@ def check_frozen(before: str, after: str) -> None:
     """
     if before != after:
         raise ValueError(
-            f"frozen weights changed during training (hash {before[:12]} became {after[:12]}): something writes to them; the "
-            "reference and the checkpoint would be wrong"
+            f"frozen weights changed during training (hash {before[:12]} became {after[:12]}): something writes to "
+            "them; the reference and the checkpoint would be wrong"
         )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_vpo.lora import LoRASettings, add_lora, merge_adapter
-from lit_vpo.models import Family, load_model
+from lit_vpo.models import Family, load_model, weights_hash
 
 Tuning = Literal["lora", "language_model", "full"]
 TUNINGS: tuple[Tuning, ...] = ("lora", "language_model", "full")
@@ -66,22 +66,37 @@ def restore(net: Any, path: str) -> None:
         path: Checkpoint of a module of this package.
 
     Raises:
-        ValueError: If the file is no such checkpoint or its tensors do not fit.
+        ValueError: If the file is no such checkpoint, or was trained on another model.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"init_from: cannot read {path}: {error}") from error
     if "lit_vpo" not in checkpoint:
-        raise ValueError(f"init_from: {path} is not a checkpoint of this package; give a Hugging Face folder as `model`")
+        raise ValueError(
+            f"init_from: {path} is not a checkpoint of this package; give a Hugging Face folder as `model`"
+        )
     # a tower run also keeps its heads, which have no place in the network
     state = {k.removeprefix("net."): v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
     own = dict(net.named_parameters(remove_duplicate=False))
+    _check_rest(net, set(state), checkpoint["lit_vpo"]["frozen_hash"], path)
     scaling = checkpoint["lit_vpo"]["settings"].get("lora_scaling")
     for name, tensor in _merged(state, own, scaling).items():
-        if name not in own or own[name].shape != tensor.shape:
-            raise ValueError(f"init_from: {path} holds {name} {tuple(tensor.shape)}, which this model has not")
         own[name].copy_(tensor)
+
+
+def _check_rest(net: Any, trained: set[str], frozen_hash: str, path: str) -> None:
+    """What the earlier run left frozen must be the same here, or its tensors would land on another model.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if weights_hash(net, without=trained) != frozen_hash:
+        raise ValueError(
+            f"init_from: {path} was trained on another model (its frozen weights differ). Give the same `model` and "
+            "`adapter`; if that run had an init_from of its own, save its network with the SavePretrained callback and "
+            "give that folder as `model`"
+        )
 
 
 def _merged(state: dict[str, Tensor], own: dict[str, Tensor], scaling: float | None) -> dict[str, Tensor]:
@@ -92,7 +107,5 @@ def _merged(state: dict[str, Tensor], own: dict[str, Tensor], scaling: float | N
             assert scaling is not None
             target = name.removeprefix("base_model.model.").replace(".lora_A.default.", ".")
             b = state[name.replace(".lora_A.", ".lora_B.")]
-            if target not in own:
-                raise ValueError(f"init_from: the checkpoint adapts {target}, which this model has not")
             whole[target] = own[target].float() + scaling * (b.float() @ a.float())
     return whole

@@ -1,4 +1,4 @@
-"""Shared by all modules: one Hugging Face network, an injected optimizer, checkpoints of the trainable tensors alone."""
+"""Shared by all modules: one Hugging Face network, an injected optimizer, checkpoints of trainable tensors alone."""
 
 from abc import abstractmethod
 from typing import Any, Literal
@@ -72,7 +72,7 @@ class TrainablesModule(LightningModule):
         """The network (a `PeftModel` around it where there is an adapter); None before `configure_model`."""
         return self.net
 
-    @property
+    @property  # type: ignore[misc]  # read-only on purpose
     @override
     def strict_loading(self) -> bool:
         # a checkpoint holds the trainable tensors only; `on_load_checkpoint` compares the keys exactly
@@ -119,9 +119,12 @@ class TrainablesModule(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.configure_model()  # `load_from_checkpoint` comes here first
         check_keys(checkpoint["state_dict"], self.trainable_names())
         ours = checkpoint.get("lit_vpo", {})
-        different = {k: (v, self.settings().get(k)) for k, v in ours.get("settings", {}).items() if self.settings().get(k) != v}
+        different = {
+            k: (v, self.settings().get(k)) for k, v in ours.get("settings", {}).items() if self.settings().get(k) != v
+        }
         if different:
             text = "; ".join(f"{k}: checkpoint {old!r}, here {new!r}" for k, (old, new) in different.items())
             raise ValueError(f"the checkpoint was trained with other settings ({text})")
@@ -141,8 +144,8 @@ def check_keys(state: dict[str, Tensor], expected: list[str]) -> None:
     missing, unexpected = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     if missing or unexpected:
         raise ValueError(
-            f"the checkpoint does not fit this module: missing {_some(missing)}; unexpected {_some(unexpected)}. Is `tuning` (or "
-            "the LoRA targets) another one?"
+            f"the checkpoint does not fit this module: missing {_some(missing)}; unexpected {_some(unexpected)}. Is "
+            "`tuning` (or the LoRA targets) another one?"
         )
 
 

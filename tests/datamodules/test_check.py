@@ -127,8 +127,9 @@ def test_check_reports_what_stops_a_run_before_it_begins(tmp_path, shards):
     ]
 
 
-def test_index_makes_loose_videos_usable(folder):
+def test_index_makes_loose_videos_usable(folder, capsys):
     assert [sample.key for sample in index(folder).samples] == ["1", "sub_2", "unused"]
+    assert "3 videos indexed, 1 in quarantine" in capsys.readouterr().out
     assert [problem.key for problem in check(folder, num_frames=2)] == ["half"]
 
 

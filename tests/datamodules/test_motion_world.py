@@ -18,7 +18,8 @@ from lit_vpo.datamodules.motion_world import (
     score_caption,
     tasks,
 )
-from lit_vpo.datamodules.motion_world.patches import label_patches
+from lit_vpo.datamodules.motion_world import scene as scene_module
+from lit_vpo.datamodules.motion_world.glimpses import label_tokens
 from lit_vpo.datamodules.motion_world.render import SAMPLE_RATE, encode, look, render, sound
 from lit_vpo.datamodules.motion_world.scene import MAX_SECONDS, MIN_SECONDS, held_out
 from lit_vpo.datamodules.motion_world.shards import write_world
@@ -253,16 +254,21 @@ def test_habits_make_the_error_that_the_base_should_have():
     assert 0.15 < error < 0.6
 
 
-def test_patch_labels_agree_with_the_picture():
-    scene = next(s for s in SCENES if len(s.actors) == 3 and not any(s.pan) and s.of()[0].act != "appear")
-    labels = label_patches(scene, 0.0, 6)
-    assert labels["presence"].sum() == 4 * sum(look(scene, i, 0.0).visible for i in range(3))
-    actor = scene.actors[0]
-    patch = (2 * actor.cell[1]) * 6 + 2 * actor.cell[0]
-    colours = list(__import__("lit_vpo.datamodules.motion_world.scene", fromlist=["COLOURS"]).COLOURS)
-    assert colours[labels["labels"]["colour"][patch]] == actor.colour
-    x, y = labels["targets"][patch, 1:3].tolist()
-    assert (x, y) == pytest.approx(((2 * actor.cell[0] + 1) / 3 - 1, (2 * actor.cell[1] + 1) / 3 - 1), abs=1e-6)
+def test_token_labels_agree_with_the_scene():
+    colours = list(scene_module.COLOURS)
+    for scene in SCENES[:40]:
+        looks = [look(scene, i, 0.0) for i in range(len(scene.actors))]
+        labels = label_tokens(scene, 0.0, 0.0)
+        assert labels["presence"].sum() == sum(state.visible for state in looks)
+        for actor, state in zip(scene.actors, looks, strict=True):
+            cell = 3 * actor.cell[1] + actor.cell[0]
+            if state.visible:
+                assert colours[labels["colour_before"][cell]] == colours[labels["colour_after"][cell]] == actor.colour
+                assert scene_module.SHAPES[labels["shape"][cell]] == actor.shape
+    move = next((s, e) for s in SCENES for e in s.of() if e.act == "move right" and not any(s.pan) and len(s.actors) == 1)
+    labels = label_tokens(move[0], move[1].start_s, move[1].end_s)
+    steps = labels["targets"][labels["presence"] > 0][:, 3:5]
+    assert steps.tolist() == [pytest.approx([move[1].distance, 0], abs=1e-5)] * 2  # in the cell it leaves and where it arrives
 
 
 def test_a_world_on_disk_is_the_same_twice_and_its_rows_join_its_samples(tmp_path):

@@ -55,13 +55,14 @@ def test_missing_and_empty_files_are_refused(tmp_path):
         read_overlay(tmp_path / "pairs.jsonl")
 
 
-def test_unknown_keys_are_refused_by_name_but_quarantined_ones_are_left_out(tmp_path, clips):
+def test_unknown_keys_are_refused_by_name_but_quarantined_ones_are_left_out(tmp_path, clips, caplog):
     folder = write_shards(tmp_path / "a", clips[:2])
     overlay = Overlay(tuple({"key": key} for key in ("s0", "gone", "s1")))
     with pytest.raises(ValueError, match="does not hold: gone"):
         RecordReader(Manifest.load(folder), overlay)
     Quarantine(folder).add("x.tar", "gone", "does not decode")
     assert [row["key"] for row in RecordReader(Manifest.load(folder), overlay).rows] == ["s0", "s1"]
+    assert "1 rows left out" in caplog.text
 
 
 def test_a_row_overrides_the_samples_json_and_media_are_merged(tmp_path, clips):

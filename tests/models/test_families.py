@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_vpo.models import Family, get_family, load_model, load_processor, register
+from lit_vpo.models import Family, get_family, load_model, load_processor, register, registry
 
 NAMES = ["tiny_llava_onevision", "tiny_qwen2_5_vl"]
 PROMPTS = ["What moves?", "Describe the video in detail."]
@@ -13,7 +13,10 @@ FPS = [2.0, 8.0]  # seconds per grid step differ, and with them the positions of
 
 
 def processed(processor, texts, videos, fps, padding_side="right"):
-    metadata = [{"total_num_frames": len(v), "fps": f, "frames_indices": list(range(len(v)))} for v, f in zip(videos, fps)]
+    metadata = [
+        {"total_num_frames": len(v), "fps": f, "frames_indices": list(range(len(v)))}
+        for v, f in zip(videos, fps, strict=True)
+    ]
     return processor(
         text=texts,
         videos=videos,
@@ -53,7 +56,7 @@ def media_of(processor, videos):
 
 
 def row_inputs(processor, videos, responses, side="right"):
-    texts = [prompt_text(processor, PROMPTS[v]) + r for v, r in zip(VIDEO_OF_ROW, responses)]
+    texts = [prompt_text(processor, PROMPTS[v]) + r for v, r in zip(VIDEO_OF_ROW, responses, strict=True)]
     inputs = processed(processor, texts, [videos[v] for v in VIDEO_OF_ROW], [FPS[v] for v in VIDEO_OF_ROW], side)
     if "second_per_grid_ts" in inputs:
         inputs["second_per_grid_ts"] = torch.as_tensor(inputs["second_per_grid_ts"])
@@ -131,6 +134,7 @@ def test_family_from_a_users_package(tmp_path, monkeypatch):
         "    model_type = 'their_model_type'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry.families()))
     family = get_family("users_package.TheirFamily")
     assert isinstance(family, Family) and family.name == "theirs"
     assert get_family("their_model_type") is family

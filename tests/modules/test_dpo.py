@@ -1,0 +1,183 @@
+"""DPO starts at ln 2 against the right reference, and stops at once against a wrong one."""
+
+import math
+
+import pytest
+import torch
+from lightning import Callback
+
+from lit_vpo.lora import LoRASettings
+from lit_vpo.losses import DPOLoss, dpo_loss, dpo_margins
+from lit_vpo.modules import DPOModule
+from lit_vpo.protocols import HasAdapter, HasNetwork, HasReference
+
+SMALL = LoRASettings(r=4, alpha=8)
+NAMES = ["tiny_llava_onevision", "tiny_qwen2_5_vl"]
+
+
+def adamw(params):
+    return torch.optim.AdamW(params, lr=1e-2)
+
+
+def row_logps(module, batch, row):
+    """The oracle: one row alone, its own pixels, no adapter machinery, float64 softmax."""
+    media = batch["media"]
+    video = int(batch["video_index"][row])
+    if "video_grid_thw" in media:
+        sizes = media["video_grid_thw"].prod(-1).tolist()
+        pixels = media["pixel_values_videos"].split(sizes)[video]
+        one = {"pixel_values_videos": pixels} | {k: media[k][[video]] for k in ("video_grid_thw", "second_per_grid_ts")}
+    else:
+        one = {"pixel_values_videos": media["pixel_values_videos"][[video]]}
+    length = int(batch["attention_mask"][row].sum())
+    names = ("input_ids", "attention_mask", "mm_token_type_ids")
+    text = {k: batch[k][[row], :length] for k in names if k in batch}
+    logits = module.net(**text, **one, use_cache=False).logits[0].double().log_softmax(-1)
+    labels = batch["labels"][row, :length]
+    return sum(logits[t - 1, labels[t]] for t in range(length) if labels[t] != -100).float()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_equals_rows_taken_one_by_one(make_batch, name):
+    batch = make_batch("preference", name, with_ground_truth=True)
+    module = DPOModule(name, loss=DPOLoss(beta=0.3), lora=SMALL)
+    module.configure_model()
+    with torch.no_grad():
+        [p.add_(0.03) for n, p in module.named_parameters() if "lora_B" in n]
+        policy = torch.stack([row_logps(module, batch, row) for row in range(6)])
+        with module.net.disable_adapter():
+            reference = torch.stack([row_logps(module, batch, row) for row in range(4)])
+        logps = module.pair_logps(batch, module.encode(batch["media"]))
+        torch.testing.assert_close(logps.policy.sums, policy, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(logps.reference.sums, reference, atol=1e-4, rtol=1e-5)
+        parts = module.objective(batch, logps)
+        margins = dpo_margins(policy[:2], policy[2:4], reference[:2], reference[2:], 0.3)
+        assert margins.abs().min() > 1e-3
+        torch.testing.assert_close(parts["loss/dpo"], dpo_loss(margins).mean(), atol=1e-4, rtol=1e-4)
+        lengths = logps.policy.lengths
+        torch.testing.assert_close(parts["loss/nll_chosen"], -policy[:2].sum() / lengths[:2].sum())
+        torch.testing.assert_close(parts["loss/ce_ground_truth"], -policy[4:].sum() / lengths[4:].sum())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_step_is_ln2_and_training_opens_a_margin(make_batch, loader, trainer, name):
+    batch, seen = make_batch("preference", name), []
+
+    class Spy(DPOModule):
+        def log_dict(self, values, **more):
+            seen.append({k: float(v) for k, v in values.items()})
+            super().log_dict(values, **more)
+
+    module = Spy(name, lora=SMALL, optimizer=adamw)
+    trainer(max_steps=4).fit(module, loader([batch] * 4))
+    first, last = seen[0], seen[-1]
+    assert first["loss/dpo"] == pytest.approx(math.log(2), abs=1e-5)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-4) and first["kl"] == pytest.approx(0, abs=1e-5)
+    assert last["rewards/margins"] > 0.1 and last["rewards/accuracies"] == 1 and last["loss/dpo"] < 0.6
+    assert {"logps/chosen", "logps_drift/chosen", "length_ratio", "loss/nll_chosen", "rewards/rejected"} <= set(last)
+
+
+def test_weights_of_the_terms(make_batch, loader, trainer):
+    batch = make_batch("preference", with_ground_truth=True)
+    module = DPOModule("tiny_llava_onevision", nll_weight=0.5, ce_weight=0.1, nll_reduction="sample", lora=SMALL)
+    run = trainer(max_steps=1)
+    run.fit(module, loader([batch]))
+    logged = run.callback_metrics
+    expected = logged["loss/dpo"] + 0.5 * logged["loss/nll_chosen"] + 0.1 * logged["loss/ce_ground_truth"]
+    torch.testing.assert_close(logged["loss/total"], expected)
+    assert logged["grad_norm"] > 0
+
+
+def test_reference_never_moves_and_flags_return(make_batch, loader, trainer):
+    batch = make_batch("preference")
+    module = DPOModule("tiny_llava_onevision", lora=SMALL, optimizer=adamw)
+    module.configure_model()
+    before = module.pair_logps(batch, module.encode(batch["media"])).reference.sums
+    trainer(max_steps=3).fit(module, loader([batch] * 3))
+    after = module.pair_logps(batch, module.encode(batch["media"]))
+    assert torch.equal(before, after.reference.sums)
+    assert (after.policy.sums[:4] - before).abs().max() > 0.1
+    assert all(p.requires_grad == (".lora_" in n) for n, p in module.named_parameters())
+
+
+def test_wrong_reference_trips_the_guard(make_batch, loader, trainer):
+    module = DPOModule("tiny_llava_onevision", lora=SMALL)
+    module.configure_model()
+    with torch.no_grad():
+        [p.add_(0.01) for n, p in module.named_parameters() if "lora_B" in n]  # an adapter that was trained before
+    with pytest.raises(ValueError, match="policy and reference differ by"):
+        trainer(max_steps=1).fit(module, loader([make_batch("preference")]))
+
+
+def test_loss_away_from_ln2_trips_the_guard(make_batch, loader, trainer):
+    class Shifted(DPOLoss):
+        def forward(self, *logps):
+            return super().forward(*logps) + 0.1
+
+    with pytest.raises(ValueError, match="should be ln 2"):
+        trainer(max_steps=1).fit(
+            DPOModule("tiny_llava_onevision", loss=Shifted(), lora=SMALL), loader([make_batch("preference")])
+        )
+
+
+def test_unseen_video_trips_the_guard(make_batch, loader, trainer):
+    module = DPOModule("tiny_llava_onevision", lora=SMALL)
+    module.configure_model()
+    with torch.no_grad():
+        [p.zero_() for n, p in module.named_parameters() if "multi_modal_projector" in n]
+    with pytest.raises(ValueError, match="blanking the video changes no log-probability"):
+        trainer(max_steps=1).fit(module, loader([make_batch("preference")]))
+    module = DPOModule("tiny_llava_onevision", lora=SMALL, check_video=False)
+    trainer(max_steps=1).fit(module, loader([make_batch("preference")]))
+
+
+def test_infinite_logps_trip_the_guard(make_batch, loader, trainer):
+    module = DPOModule("tiny_llava_onevision", lora=SMALL)
+    module.configure_model()
+    with torch.no_grad():
+        module.base.model.language_model.norm.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"differ by nan|not finite"):
+        trainer(max_steps=1).fit(module, loader([make_batch("preference")]))
+
+
+def test_written_frozen_weights_are_noticed(make_batch, loader, trainer):
+    class Writing(DPOModule):
+        def on_train_batch_end(self, *args):
+            with torch.no_grad():
+                self.base.get_submodule(self.family.vision).embeddings.patch_embedding.bias.add_(1)
+
+    with pytest.raises(ValueError, match="frozen weights changed"):
+        trainer(max_steps=1).fit(Writing("tiny_llava_onevision", lora=SMALL), loader([make_batch("preference")]))
+
+
+def test_evaluation_and_protocols(make_batch, loader, trainer):
+    module = DPOModule("tiny_llava_onevision", lora=SMALL)
+    assert isinstance(module, HasNetwork) and isinstance(module, HasAdapter) and isinstance(module, HasReference)
+    outputs = []
+
+    class Keep(Callback):
+        def on_validation_batch_end(self, trainer, pl_module, output, *args):
+            outputs.append(output)
+
+    run = trainer(callbacks=[Keep()])
+    run.validate(module, loader([make_batch("preference"), make_batch("preference", size=3)]), verbose=False)
+    assert run.callback_metrics["val/loss/dpo"] == pytest.approx(math.log(2), abs=1e-6)
+    assert run.callback_metrics["val/rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert [output["margins"].shape for output in outputs] == [(2,), (3,)]
+    assert run.callback_metrics["val/kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_bad_settings(make_batch):
+    with pytest.raises(ValueError, match="beta must be > 0, got 0"):
+        DPOLoss(beta=0)
+    with pytest.raises(ValueError, match="needs tuning: lora"):
+        DPOModule("tiny_llava_onevision", tuning="full")
+    with pytest.raises(ValueError, match="must be >= 0"):
+        DPOModule("tiny_llava_onevision", nll_weight=-1)
+    with pytest.raises(ValueError, match="reduction must be one of"):
+        DPOModule("tiny_llava_onevision", ce_reduction="mean")
+    module = DPOModule("tiny_llava_onevision", ce_weight=0.1, lora=SMALL)
+    module.configure_model()
+    batch = make_batch("preference")
+    with pytest.raises(ValueError, match="needs ground-truth rows"):
+        module.objective(batch, module.pair_logps(batch, module.encode(batch["media"])))

@@ -1,0 +1,133 @@
+import json
+import math
+
+import pytest
+import torch
+
+from lit_vpo.compare import compare, load_scorer
+from lit_vpo.metrics import CaptionCounts, caption_errors, paired_bootstrap
+
+
+def scorer(caption, record):
+    """Ten numbers -> counts; a record's own number of events must match."""
+    counts = CaptionCounts(*map(int, caption.split()))
+    assert counts.num_events == record["num_events"]
+    return counts
+
+
+def caption(number, counts, key=None, model="m0"):
+    row = {
+        "id": f"c{number}",
+        "key": key or f"k{number}",
+        "response": " ".join(map(str, counts)),
+        "num_events": counts[0],
+    }
+    return {**row, "meta": {}, "model": {"name": model, "hash": f"{model}-hash"}}
+
+
+def question(number, response, answer="red"):
+    meta = {"options": ["red", "dark blue", "green"], "kind": "colour"}
+    return {"id": f"q{number}", "key": f"k{number}", "response": response, "ground_truth": answer, "meta": meta}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+BEFORE = [(4, 1, 0, 1, 1, 3, 4, 1, 20, 0), (2, 0, 1, 2, 0, 1, 6, 0, 40, 10), (3, 3, 0, 0, 0, 0, 1, 0, 5, 0)]
+AFTER = [(4, 1, 0, 0, 0, 3, 3, 0, 16, 0), (2, 0, 0, 1, 0, 1, 3, 0, 20, 0), (3, 2, 0, 0, 0, 0, 1, 0, 6, 0)]
+
+
+def test_captions_agree_with_the_metrics(tmp_path):
+    before = write(tmp_path / "before.jsonl", [caption(i, c) for i, c in enumerate(BEFORE)])
+    after = write(tmp_path / "after.jsonl", [caption(i, c, model="m1") for i, c in reversed(list(enumerate(AFTER)))])
+    lines = {line.name: line for line in compare(before, after, scorer)}
+    names = {
+        "order error": "order_error",
+        "total event error": "event_error/total",
+        "missed": "event_error/missed",
+        "incorrect": "event_error/incorrect",
+        "hallucinated": "event_error/hallucinated",
+        "repetition": "repetition",
+        "words per caption": "num_words",
+    }
+    assert list(lines) == list(names)
+    for side, counts in (("before", BEFORE), ("after", AFTER)):
+        expected = caption_errors([CaptionCounts(*c) for c in counts])
+        for name, key in names.items():
+            assert getattr(lines[name], side).estimate == pytest.approx(float(expected[key]))
+    for line in lines.values():
+        assert line.difference.estimate == pytest.approx(line.after.estimate - line.before.estimate)
+        assert line.difference.low <= line.difference.estimate <= line.difference.high
+        assert (line.num_rows, line.num_clips) == (3, 3)
+
+
+def test_rows_of_one_clip_are_resampled_together(tmp_path):
+    keys = ["a", "a", "b"]
+    paths = [
+        write(
+            tmp_path / f"{name}.jsonl",
+            [caption(i, c, key) for i, (c, key) in enumerate(zip(counts, keys, strict=True))],
+        )
+        for name, counts in (("before", BEFORE), ("after", AFTER))
+    ]
+    line = next(line for line in compare(*paths, scorer, seed=4) if line.name == "missed")
+    by_clip = [(torch.tensor([1, 3]), torch.tensor([6, 3])), (torch.tensor([1, 2]), torch.tensor([6, 3]))]
+    assert line.difference == paired_bootstrap(*by_clip, seed=4)
+    assert (line.num_rows, line.num_clips) == (3, 2)
+
+
+def test_questions(tmp_path):
+    before = write(tmp_path / "before.jsonl", [question(0, "RED."), question(1, "green"), question(2, "a cat")])
+    after = write(tmp_path / "after.jsonl", [question(0, "red"), question(1, " Red "), question(2, "DarkBlue. ")])
+    accuracy, unanswered = compare(before, after, scorer)
+    assert (accuracy.name, unanswered.name) == ("question accuracy", "questions unanswered")
+    assert (accuracy.before.estimate, accuracy.after.estimate) == pytest.approx((1 / 3, 2 / 3))
+    assert (unanswered.before.estimate, unanswered.after.estimate) == pytest.approx((1 / 3, 0))
+
+
+def test_written_table_and_json(tmp_path, capsys):
+    before = write(tmp_path / "before.jsonl", [caption(i, c) for i, c in enumerate(BEFORE)] + [question(9, "red")])
+    after = write(
+        tmp_path / "after.jsonl", [caption(i, c, model="m1") for i, c in enumerate(AFTER)] + [question(9, "")]
+    )
+    lines = compare(before, after, f"{__name__}.scorer", str(tmp_path / "out" / "table.md"), seed=3)
+    table = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert len(table) == 2 + 7 + 2
+    assert table[2].startswith("| order error | 25.0 % | 0.0 % | -25.0 [")
+    assert "| words per caption | 21.7 | 14.0 | -7.7 [" in "\n".join(table)
+    assert table[9].startswith("| question accuracy | 100.0 % | 0.0 % | -100.0 [-100.0, -100.0] | 1 / 1 |")
+    content = json.loads((tmp_path / "out" / "table.json").read_text(), parse_constant=pytest.fail)
+    assert (content["num_rows"], content["seed"], content["scorer"]) == (4, 3, f"{__name__}.scorer")
+    assert content["models"]["after"] == [None, {"hash": "m1-hash", "name": "m1"}]
+    assert content["lines"][1]["difference"]["low"] == lines[1].difference.low
+    assert "order error" in capsys.readouterr().out
+
+
+def test_undefined_is_null_in_json(tmp_path):
+    paths = [write(tmp_path / f"{name}.jsonl", [caption(0, BEFORE[2])]) for name in ("before", "after")]
+    lines = compare(*paths, scorer, str(tmp_path / "table.md"))
+    assert math.isnan(lines[0].difference.estimate)
+    content = json.loads((tmp_path / "table.json").read_text(), parse_constant=pytest.fail)
+    assert content["lines"][0]["difference"]["estimate"] is None
+
+
+def test_ids_must_match(tmp_path):
+    rows = [caption(i, c) for i, c in enumerate(BEFORE)]
+    before, after = write(tmp_path / "b.jsonl", rows), write(tmp_path / "a.jsonl", rows[:1])
+    with pytest.raises(ValueError, match=r"2 ids are missing after and 0 before \(such as c1, c2\)"):
+        compare(before, after, scorer)
+    with pytest.raises(ValueError, match="0 ids are missing after and 2 before"):
+        compare(after, before, scorer)
+    with pytest.raises(ValueError, match="2 rows with 1 different ids"):
+        compare(write(tmp_path / "c.jsonl", rows[:1] * 2), after, scorer)
+    with pytest.raises(ValueError, match="does not exist"):
+        compare(str(tmp_path / "none.jsonl"), after, scorer)
+
+
+def test_scorer_by_dotted_path():
+    assert load_scorer(f"{__name__}.scorer") is scorer
+    for name in ("scorer", "no_such_package.scorer", f"{__name__}.BEFORE"):
+        with pytest.raises(ValueError, match="dotted path"):
+            load_scorer(name)
