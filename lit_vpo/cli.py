@@ -121,6 +121,7 @@ def _add_pairs(commands: Any) -> None:
     build.add_argument("generations")
     build.add_argument("--out", required=True)
     build.add_argument("--scorer", help="dotted path of a caption scorer: report how often chosen really is better")
+    build.add_argument("--validation", type=int, default=0, metavar="N", help="hold out the pairs of the last N videos")
     build.set_defaults(command=_build)
 
 
@@ -199,7 +200,7 @@ def _prompts(args: argparse.Namespace) -> int | None:
 def _build(args: argparse.Namespace) -> int | None:
     from lit_vpo.pair_commands import write_pairs
 
-    write_pairs(args.generations, args.out, args.scorer)
+    write_pairs(args.generations, args.out, args.scorer, args.validation)
     return None
 
 

@@ -25,7 +25,7 @@ Tracking = Literal["csv", "wandb", "wandb_offline", "none"]
 def run(args: Sequence[str]) -> None:
     """Runs `fit`, `validate`, `test` or `predict` with the given words."""
     VPOCLI(
-        lit_vpo.modules.VideoLMModule,
+        lit_vpo.modules.TrainablesModule,
         None,
         subclass_mode_model=True,
         subclass_mode_data=True,

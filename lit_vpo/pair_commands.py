@@ -26,7 +26,7 @@ def write_prompts(
         kinds: Perturbations; empty means drop, shuffle and reverse.
         divisors: Values of r; empty means 4.
         num_frames: Frames that will be sampled; perturbations act on them before decoding.
-        prompts: One is drawn per video; empty means TEMPO's six caption instructions.
+        prompts: One is drawn per video; empty means a few caption instructions.
         seed: Address of the draws.
 
     Raises:
@@ -40,13 +40,14 @@ def write_prompts(
     Console().print(f"{len(rows)} prompts for {len(keys)} videos: {out}")
 
 
-def write_pairs(generations: str, out: str, scorer: str | None) -> None:
+def write_pairs(generations: str, out: str, scorer: str | None, num_validation: int = 0) -> None:
     """Builds pairs from generations, writes the overlay, and prints what was dropped and why.
 
     Args:
         generations: JSONL that `predict` wrote for `pairs prompts`.
         out: The overlay; dropped pairs go to `<out stem>.dropped.jsonl` with their reasons.
         scorer: Dotted path of a caption scorer; with it the share of pairs whose chosen really is better is printed.
+        num_validation: The pairs of this many videos (the last ones) go to `<out stem>.validation.jsonl` instead.
 
     Raises:
         ValueError: If no pair is left.
@@ -55,8 +56,13 @@ def write_pairs(generations: str, out: str, scorer: str | None) -> None:
     pairs, dropped = build_pairs(rows)
     if not pairs:
         raise ValueError(f"no pair left of {len(dropped)}; look at the reasons: {sorted({d['reason'] for d in dropped})}")
-    Overlay(tuple(pairs)).save(out)
     path = Path(out)
+    keys = list(dict.fromkeys(pair["key"] for pair in pairs))
+    held_out = set(keys[len(keys) - num_validation :])
+    Overlay(tuple(pair for pair in pairs if pair["key"] not in held_out)).save(path)
+    if num_validation:
+        validation = Overlay(tuple(pair for pair in pairs if pair["key"] in held_out))
+        validation.save(path.with_name(path.stem + ".validation.jsonl"))
     path.with_name(path.stem + ".dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dropped))
     _print_counts(pairs, dropped)
     if scorer:

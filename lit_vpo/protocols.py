@@ -1,9 +1,9 @@
 """What callbacks may rely on, so that they need not know the modules."""
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from lit_vpo.metrics.captions import CaptionCounts
+from lit_vpo.metrics.captions import CaptionCounts
 
 
 @runtime_checkable
@@ -34,11 +34,7 @@ class HasReference(Protocol):
         """Content hash of the reference's weights."""
 
 
-class CaptionScorer(Protocol):
-    """Counts the errors of a caption."""
-
-    def __call__(self, caption: str, record: dict[str, Any]) -> "CaptionCounts":
-        """Compare `caption` with what `record` says about its video."""
-
+CaptionScorer = Callable[[str, dict[str, Any]], CaptionCounts]
+"""Counts the errors of a caption (first argument) against what a record says about its video; named by its dotted path."""
 
 __all__ = ["CaptionScorer", "HasAdapter", "HasNetwork", "HasReference"]

@@ -160,6 +160,14 @@ def _judge(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
     }
 
 
+def _pair(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
+    """A true caption against one with habits: pairs whose truth is known, for tests and controls."""
+    chosen, rejected = caption(scene, rng), noisy_caption(scene, HABITS, rng)
+    if error(scene, rejected) == 0:
+        return None
+    return {"prompt": rng.choice(CAPTION_PROMPTS), "chosen": chosen, "rejected": rejected, "mode": "dpo"}
+
+
 VERDICTS = ("My choice is Response 1.", "My choice is Response 2.")
 
 
@@ -180,6 +188,7 @@ TASKS: dict[str, Task] = {
     "paragraph": _paragraph,
     "refine": _refine,
     "judge": _judge,
+    "pair": _pair,
 }
 MIXES = {
     # true captions and questions only: what a base needs to see
@@ -188,6 +197,7 @@ MIXES = {
     "habits": Mix(
         {"caption": 5, "interval": 2, "question": 3, "second_clip": 1, "paragraph": 1, "refine": 1, "judge": 2}, HABITS
     ),
+    "pairs": Mix({"pair": 1}),
     "questions": Mix({"question": 1}),
     "intervals": Mix({"interval": 1}),
     "paragraphs": Mix({"paragraph": 1}),
