@@ -1,7 +1,9 @@
 """Everything that happens on a schedule. Import this package as `lit_vpo.callbacks`."""
 
 if __name__ != "lit_vpo.callbacks":
-    raise ImportError(f"import this package as lit_vpo.callbacks, not as {__name__!r}: the folder is linked into lit_vpo")
+    raise ImportError(
+        f"import this package as lit_vpo.callbacks, not as {__name__!r}: the folder is linked into lit_vpo"
+    )
 
 from .caption_scores import CaptionScores
 from .faults import DataFaults

@@ -29,7 +29,9 @@ class SavePretrained(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, HasNetwork):
-            raise ValueError(f"SavePretrained needs a module with `network` and `model`; {type(pl_module).__name__} has none")
+            raise ValueError(
+                f"SavePretrained needs a module with `network` and `model`; {type(pl_module).__name__} has none"
+            )
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

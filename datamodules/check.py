@@ -99,7 +99,7 @@ def _row_problems(reader: RecordReader, num_frames: int, size: int | None, conso
             if view not in verified:
                 verified[view] = None
                 clip = read_clip(reader, row, record, num_frames_of(record, num_frames), size)
-                if not shown:
+                if not shown and clip is not None:
                     shown = True
                     console.print(escape(_describe(record, clip, sample.shard)), soft_wrap=True)
             if "prompt" in record:

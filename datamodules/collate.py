@@ -94,11 +94,11 @@ class Collator:
         if any(token in text for token in self.media_tokens for text in texts):
             raise BadSample(f"a text contains a media placeholder of the model ({', '.join(self.media_tokens)})")
 
-    def __call__(self, examples: Sequence[tuple[Record, Clip]]) -> Batch:
+    def __call__(self, examples: Sequence[tuple[Record, Clip | None]]) -> Batch:
         """Build a batch.
 
         Args:
-            examples: Records (checked by :meth:`check`) with their clips, at least one.
+            examples: Records (checked by :meth:`check`) with their clips, at least one; None for a record of text alone.
 
         Returns:
             The batch of this collator's kind (``lit_vpo.batch``).
@@ -115,21 +115,20 @@ class Collator:
         rows = self._rows(records)
         responses = self._tokenize([text for _, text in rows])
         batch: dict[str, Any] = {"kind": self.kind, "records": records, "media": media}
-        batch |= self._text([(prompts[video], response) for (video, _), response in zip(rows, responses, strict=True)])
-        batch["video_index"] = torch.tensor([video for video, _ in rows])
+        batch |= self._text([(prompts[i], response) for (i, _), response in zip(rows, responses, strict=True)])
+        videos = _numbers([clip for _, clip in examples])
+        batch["video_index"] = torch.tensor([videos[i] for i, _ in rows])
         return cast(Batch, batch | self._extras(records, rows))
 
     def _responses(self, record: Record) -> list[str]:
         return responses_of(record, self.kind, self.with_ground_truth)
 
     def _rows(self, records: list[Record]) -> list[tuple[int, str]]:
-        """(video, response) of every row; preference blocks are chosen, then rejected, then ground truth."""
+        """(example, response) of every row; preference blocks are chosen, then rejected, then ground truth."""
         responses = [self._responses(record) for record in records]
         if self.kind == "preference":
-            return [
-                (video, texts[block]) for block in range(len(responses[0])) for video, texts in enumerate(responses)
-            ]
-        return [(video, text) for video, texts in enumerate(responses) for text in texts]
+            return [(i, texts[block]) for block in range(len(responses[0])) for i, texts in enumerate(responses)]
+        return [(i, text) for i, texts in enumerate(responses) for text in texts]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if self.kind == "prompt":
@@ -140,16 +139,20 @@ class Collator:
                 raise ValueError(f"the tokenizer makes no token of {text!r}")
         return [[*row, self.eos_token_id] for row in ids]
 
-    def _process(self, examples: Sequence[tuple[Record, Clip]]) -> tuple[list[list[int]], dict[str, Tensor]]:
+    def _process(self, examples: Sequence[tuple[Record, Clip | None]]) -> tuple[list[list[int]], dict[str, Tensor]]:
         """Prompt ids with expanded placeholders, and the video tensors of the whole batch."""
+        texts = [self._prompt(record, clip is not None) for record, clip in examples]
+        clips = [clip for _, clip in examples if clip is not None]
+        if not clips:
+            return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"]), {}
         metadata = []
-        for _, clip in examples:
+        for clip in clips:
             shown = len(clip.frames)
             # frames_indices over their own count: the processor then takes fps as the rate of the frames it is given
             metadata.append({"total_num_frames": shown, "fps": clip.fps, "frames_indices": list(range(shown))})
         inputs = self.processor(
-            text=[self._prompt(record) for record, _ in examples],
-            videos=[clip.frames for _, clip in examples],
+            text=texts,
+            videos=[clip.frames for clip in clips],
             videos_kwargs={"do_sample_frames": False, "video_metadata": metadata, "return_metadata": True},
         )
         prompts: list[list[int]] = inputs.pop("input_ids")
@@ -158,14 +161,16 @@ class Collator:
             for name, value in inputs.items()
             if name not in ("attention_mask", "mm_token_type_ids", "video_metadata")
         }
-        self._check_placeholders(prompts, media)
+        seeing = [prompt for prompt, (_, clip) in zip(prompts, examples, strict=True) if clip is not None]
+        self._check_placeholders(seeing, media)
         return prompts, media
 
-    def _prompt(self, record: Record) -> str:
+    def _prompt(self, record: Record, with_video: bool) -> str:
         # text parts, never plain strings: several families' templates loop over parts and would print nothing
         turns = [_turn(turn["role"], turn["content"]) for turn in record.get("history") or ()]
         asked = _turn("user", record["prompt"])
-        asked["content"].insert(0, {"type": "video"})
+        if with_video:
+            asked["content"].insert(0, {"type": "video"})
         text: str = self.processor.apply_chat_template([*turns, asked], add_generation_prompt=True, tokenize=False)
         return text
 
@@ -206,8 +211,14 @@ class Collator:
             return {"has_ground_truth": self.with_ground_truth}
         if self.kind == "question":
             answers = [record["meta"]["options"].index(record["ground_truth"]) for record in records]
-            return {"question_index": torch.tensor([video for video, _ in rows]), "answer": torch.tensor(answers)}
+            return {"question_index": torch.tensor([i for i, _ in rows]), "answer": torch.tensor(answers)}
         return {}
+
+
+def _numbers(clips: Sequence[Clip | None]) -> list[int]:
+    """Number of each example's video among the batch's videos, -1 for text alone."""
+    seen = [clip is not None for clip in clips]
+    return [sum(seen[:i]) if there else -1 for i, there in enumerate(seen)]
 
 
 def _turn(role: str, text: str) -> dict[str, Any]:

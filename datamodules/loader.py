@@ -194,7 +194,7 @@ class _Batches(Dataset[_Item]):
         reasons = "; ".join(sorted({reason for *_, reason in bad})[:3])
         raise ValueError(f"no sample of a batch nor any spare of it can be used: {reasons}")
 
-    def _example(self, row: int, bad: list[_Bad]) -> tuple[dict[str, Any], Clip] | None:
+    def _example(self, row: int, bad: list[_Bad]) -> tuple[dict[str, Any], Clip | None] | None:
         try:
             record = self.reader.record(row)
             self.collator.check(record)
@@ -207,14 +207,16 @@ class _Batches(Dataset[_Item]):
             return None
 
 
-def read_clip(reader: RecordReader, row: int, record: dict[str, Any], num_frames: int, size: int | None) -> Clip:
-    """Decode the clip that a record speaks of: its window, in its frame order.
+def read_clip(reader: RecordReader, row: int, record: dict[str, Any], num_frames: int, size: int | None) -> Clip | None:
+    """Decode the clip that a record speaks of: its window, in its frame order; None where `media.video` is null (text alone).
 
     Raises:
         BadSample: The video cannot be used.
 
     """
     media = record["media"]
+    if media.get("video", "") is None:
+        return None
     return decode(
         reader.video(row), num_frames, media.get("start_s"), media.get("end_s"), size, media.get("frame_order")
     )

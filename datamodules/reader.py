@@ -113,8 +113,8 @@ class RecordReader:
 
 
 def join(own: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """A sample's json with an overlay row laid over it."""
-    return {**own, **row, "media": {**own.get("media", {}), **row.get("media", {})}}
+    """A sample's json with an overlay row laid over it; of `media` and `meta` field by field."""
+    return {**own, **row} | {name: {**own.get(name, {}), **row.get(name, {})} for name in ("media", "meta")}
 
 
 def _with_ids(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

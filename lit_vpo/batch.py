@@ -1,6 +1,6 @@
 """What flows from the data modules to the modules: rows of text that look at videos.
 
-A batch holds R rows of text and V videos. Every video is encoded once; `video_index` says which one a row sees, so the
+A batch holds B records, R rows of text and V videos (V <= B: a record may be text alone). Every video is encoded once; `video_index` says which one a row sees, so the
 chosen and the rejected answer of a pair, and the options of a question, share theirs.
 """
 
@@ -16,14 +16,14 @@ class Rows(TypedDict):
 
     input_ids: Tensor  # (R, S) long, right-padded (left-padded in a PromptBatch)
     attention_mask: Tensor  # (R, S) long
-    video_index: Tensor  # (R,) long: which of the V videos the row sees
+    video_index: Tensor  # (R,) long: which of the V videos the row sees, -1 for none
     media: dict[str, Tensor]  # the processor's video tensors, concatenated over the videos on dimension 0
     mm_token_type_ids: NotRequired[Tensor]  # (R, S) long, for families that place video tokens by it
-    records: list[dict[str, Any]]  # the V records, in order
+    records: list[dict[str, Any]]  # the B records, in order; V <= B, as some may be text alone
 
 
 class InstructionBatch(Rows):
-    """Answers to learn: R = V = B."""
+    """Answers to learn: R = B."""
 
     kind: Literal["instruction"]
     labels: Tensor  # (R, S) long: the token itself on response positions, IGNORE elsewhere
@@ -31,7 +31,7 @@ class InstructionBatch(Rows):
 
 
 class PreferenceBatch(Rows):
-    """Pairs: B chosen rows, then B rejected rows, then (has_ground_truth) B ground-truth rows; V = B."""
+    """Pairs: B chosen rows, then B rejected rows, then (has_ground_truth) B ground-truth rows."""
 
     kind: Literal["preference"]
     labels: Tensor  # (R, S) long, as above
@@ -39,13 +39,13 @@ class PreferenceBatch(Rows):
 
 
 class PromptBatch(Rows):
-    """Prompts to continue: R = V = B, left-padded."""
+    """Prompts to continue: R = B, left-padded."""
 
     kind: Literal["prompt"]
 
 
 class QuestionBatch(Rows):
-    """Questions with options: one row per option; V = B."""
+    """Questions with options: one row per option."""
 
     kind: Literal["question"]
     labels: Tensor  # (R, S) long, as above

@@ -69,20 +69,28 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(commands: Any) -> None:
     run = commands.add_parser("run", help="run a recipe: ordered stages, each an ordinary command")
     run.add_argument("file", help="the recipe's YAML")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe's `set`")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe's `set`"
+    )
     run.add_argument("--only", action="append", default=[], metavar="STAGE", help="run only this stage (repeatable)")
     run.set_defaults(command=_run)
 
 
 def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="make, index, check and show data").add_subparsers(metavar="WHAT", required=True)
+    data = commands.add_parser("data", help="make, index, check and show data").add_subparsers(
+        metavar="WHAT", required=True
+    )
     pack = data.add_parser("pack", help="shards from a folder of videos and a JSON/JSONL of records")
     pack.add_argument("--videos", required=True, metavar="DIR")
     pack.add_argument("--annotations", required=True, metavar="FILE")
     pack.add_argument("--out", required=True, metavar="DIR")
-    pack.add_argument("--rename", metavar="OLD=NEW", help="replace the prefix OLD of the annotations' media names by NEW")
+    pack.add_argument(
+        "--rename", metavar="OLD=NEW", help="replace the prefix OLD of the annotations' media names by NEW"
+    )
     pack.set_defaults(command=_pack)
-    index = data.add_parser("index", help="a manifest over shards, or over videos where they lie (one file = one sample)")
+    index = data.add_parser(
+        "index", help="a manifest over shards, or over videos where they lie (one file = one sample)"
+    )
     index.add_argument("dir")
     index.set_defaults(command=_index)
     check = data.add_parser("check", help="print what a sample decodes to and every problem; status 1 if there is any")
@@ -100,19 +108,29 @@ def _add_data(commands: Any) -> None:
     world.add_argument("--split", default="train")
     world.add_argument("--num", type=int, default=1000)
     world.add_argument("--seed", type=int, default=0)
-    world.add_argument("--mix", action="append", default=[], help="also write this mix of tasks as an overlay (repeatable)")
+    world.add_argument(
+        "--mix", action="append", default=[], help="also write this mix of tasks as an overlay (repeatable)"
+    )
     world.add_argument("--rows-per-clip", type=int, default=1)
     world.add_argument("--num-workers", type=int, default=0)
     world.set_defaults(command=_world)
 
 
 def _add_pairs(commands: Any) -> None:
-    pairs = commands.add_parser("pairs", help="how preference pairs come to be").add_subparsers(metavar="WHAT", required=True)
-    prompts = pairs.add_parser("prompts", help="an overlay that asks for captions of the clean and the perturbed videos")
+    pairs = commands.add_parser("pairs", help="how preference pairs come to be").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    prompts = pairs.add_parser(
+        "prompts", help="an overlay that asks for captions of the clean and the perturbed videos"
+    )
     prompts.add_argument("shards")
     prompts.add_argument("--out", required=True)
-    prompts.add_argument("--kind", action="append", default=[], help="drop, shuffle, reverse or a dotted path (repeatable)")
-    prompts.add_argument("--r", action="append", type=int, default=[], help="divisor, 16 (easy) to 2 (hard) (repeatable)")
+    prompts.add_argument(
+        "--kind", action="append", default=[], help="drop, shuffle, reverse or a dotted path (repeatable)"
+    )
+    prompts.add_argument(
+        "--r", action="append", type=int, default=[], help="divisor, 16 (easy) to 2 (hard) (repeatable)"
+    )
     prompts.add_argument("--num-frames", type=int, default=16)
     prompts.add_argument("--prompt", action="append", default=[], help="one is drawn per video (repeatable)")
     prompts.add_argument("--seed", type=int, default=0)
@@ -184,9 +202,7 @@ def _show(args: argparse.Namespace) -> int | None:
 def _world(args: argparse.Namespace) -> int | None:
     from lit_vpo.datamodules.motion_world.shards import write_world
 
-    write_world(
-        args.out, args.split, args.num, args.seed, args.mix, args.rows_per_clip, num_workers=args.num_workers
-    )
+    write_world(args.out, args.split, args.num, args.seed, args.mix, args.rows_per_clip, num_workers=args.num_workers)
     return None
 
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 import lit_vpo.callbacks
 import lit_vpo.datamodules
 import lit_vpo.losses
-import lit_vpo.modules  # noqa: F401
+import lit_vpo.modules
 
 Tracking = Literal["csv", "wandb", "wandb_offline", "none"]
 
@@ -48,7 +48,9 @@ class VPOCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--run_dir", type=str, default="runs/default", help="Folder of logs, checkpoints and config.")
+        parser.add_argument(
+            "--run_dir", type=str, default="runs/default", help="Folder of logs, checkpoints and config."
+        )
         parser.add_argument("--tracking", type=Tracking, default="csv", help="Where metrics go; csv is always written.")
         parser.add_argument("--project", type=str, default="lit_vpo", help="The W&B project.")
         parser.link_arguments("model.init_args.model", "data.init_args.model")
@@ -73,7 +75,9 @@ class VPOCLI(LightningCLI):
         asked = self._get(self.config, "model").init_args.as_dict()
         different = {k: (v, asked[k]) for k, v in _flat(stored).items() if k in asked and asked[k] != v}
         if different:
-            text = "; ".join(f"{key}: checkpoint {old!r}, configuration {new!r}" for key, (old, new) in different.items())
+            text = "; ".join(
+                f"{key}: checkpoint {old!r}, configuration {new!r}" for key, (old, new) in different.items()
+            )
             raise ValueError(
                 f"{path} was trained with other settings ({text}). To go on, give the same; to change settings, start a new "
                 "run from its weights with --model.init_args.init_from"
@@ -128,7 +132,13 @@ def _loggers(run_dir: Path, tracking: Tracking, project: str) -> list[Logger]:
         run_dir.mkdir(parents=True, exist_ok=True)
         loggers.append(
             WandbLogger(
-                project=project, save_dir=run_dir, id=run_id, name=run_dir.name, resume="allow", offline=offline, log_model=False
+                project=project,
+                save_dir=run_dir,
+                id=run_id,
+                name=run_dir.name,
+                resume="allow",
+                offline=offline,
+                log_model=False,
             )
         )
     return loggers

@@ -16,7 +16,13 @@ from lit_vpo.preferences.perturbations import perturbed_prompts
 
 
 def write_prompts(
-    shards: str, out: str, kinds: Sequence[str], divisors: Sequence[int], num_frames: int, prompts: Sequence[str], seed: int
+    shards: str,
+    out: str,
+    kinds: Sequence[str],
+    divisors: Sequence[int],
+    num_frames: int,
+    prompts: Sequence[str],
+    seed: int,
 ) -> None:
     """Writes the overlay that asks for a caption of each clean video and of each perturbed one.
 
@@ -55,7 +61,9 @@ def write_pairs(generations: str, out: str, scorer: str | None, num_validation: 
     rows = [json.loads(line) for line in Path(generations).read_text(encoding="utf-8").splitlines()]
     pairs, dropped = build_pairs(rows)
     if not pairs:
-        raise ValueError(f"no pair left of {len(dropped)}; look at the reasons: {sorted({d['reason'] for d in dropped})}")
+        raise ValueError(
+            f"no pair left of {len(dropped)}; look at the reasons: {sorted({d['reason'] for d in dropped})}"
+        )
     path = Path(out)
     keys = list(dict.fromkeys(pair["key"] for pair in pairs))
     held_out = set(keys[len(keys) - num_validation :])

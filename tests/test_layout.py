@@ -75,7 +75,16 @@ def test_the_links_are_relative_and_the_plain_import_says_the_right_name(folder)
 
 
 def test_the_wheel_holds_lit_vpo_alone(tmp_path):
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(copy(tmp_path))]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(copy(tmp_path)),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -101,6 +101,4 @@ def details(scene: Scene) -> list[str]:
 def event_rows(scene: Scene) -> list[dict[str, Any]]:
     """The record's `events`: text, start_s, end_s, modality, visual and audio together in order of start."""
     events = scene.of(("visual", "audio"))
-    return [
-        {"text": phrase(scene, e), "start_s": e.start_s, "end_s": e.end_s, "modality": e.modality} for e in events
-    ]
+    return [{"text": phrase(scene, e), "start_s": e.start_s, "end_s": e.end_s, "modality": e.modality} for e in events]

@@ -41,9 +41,7 @@ class Noise:
 HABITS = Noise(order=0.58, drop=0.55, hallucinate=0.2, verbosity=0.35, repetition=0.3)
 
 
-def noisy_caption(
-    scene: Scene, noise: Noise, rng: random.Random, interval: tuple[float, float] | None = None
-) -> str:
+def noisy_caption(scene: Scene, noise: Noise, rng: random.Random, interval: tuple[float, float] | None = None) -> str:
     """A caption of the clip (or interval) with the given habits; `Noise()` gives a true one in a random phrasing."""
     events = within(scene, interval)
     if not events:

@@ -86,7 +86,9 @@ def _true_claims(record: Mapping[str, Any], modalities: Sequence[str]) -> list[C
         if event["modality"] in modalities and start <= (event["start_s"] + event["end_s"]) / 2 < end:
             match = _CLAIM.search(event["text"])
             if match is None:
-                raise ValueError(f"not a MotionWorld event: {event['text']!r}; score other worlds with their own scorer")
+                raise ValueError(
+                    f"not a MotionWorld event: {event['text']!r}; score other worlds with their own scorer"
+                )
             claims.append(_claim(match))
     return claims
 

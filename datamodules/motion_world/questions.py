@@ -12,7 +12,9 @@ Asker = Callable[[Scene, random.Random], "Question | None"]
 
 PLACES = {
     (x, y): name
-    for y, row in enumerate((("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right")))
+    for y, row in enumerate(
+        (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
+    )
     for x, name in enumerate(row)
 }
 
@@ -91,7 +93,11 @@ def _colour(scene: Scene, rng: random.Random) -> Question | None:
         return None
     actor = scene.actors[rng.choice(unique)]
     others = rng.sample([c for c in COLOURS if c != actor.colour], 3)
-    return {"question": f"What colour is the {actor.shape}?", "answer": actor.colour, "options": [actor.colour, *others]}
+    return {
+        "question": f"What colour is the {actor.shape}?",
+        "answer": actor.colour,
+        "options": [actor.colour, *others],
+    }
 
 
 def _place(scene: Scene, rng: random.Random) -> Question | None:
@@ -127,9 +133,7 @@ def _yes_no(scene: Scene, rng: random.Random) -> Question | None:
 def _sound(scene: Scene, rng: random.Random) -> Question | None:
     """Which sound is heard during a visual event; only where exactly one sound overlaps it."""
     sounds = scene.of(("audio",))
-    hits = [
-        (event, [s for s in sounds if s.start_s < event.end_s and s.end_s > event.start_s]) for event in scene.of()
-    ]
+    hits = [(event, [s for s in sounds if s.start_s < event.end_s and s.end_s > event.start_s]) for event in scene.of()]
     hits = [(event, heard) for event, heard in hits if len(heard) == 1]
     if not hits:
         return None

@@ -174,7 +174,9 @@ def encode(scene: Scene, size: int = 64, fps: int = 8) -> bytes:
         raise ValueError(f"size must be even and >= 32, fps >= 4 (16 frames in 4 s); got size={size}, fps={fps}")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        video = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "20", "g": str(2 * fps)})
+        video = container.add_stream(
+            "libx264", rate=fps, options={"preset": "veryfast", "crf": "20", "g": str(2 * fps)}
+        )
         video.width = video.height = size
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1

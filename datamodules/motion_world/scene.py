@@ -96,7 +96,9 @@ def sample_scene(split: Split, seed: int, index: int) -> Scene:
     rng = random.Random(f"motion_world/{split}/{seed}/{index}")
     while True:
         actors = _sample_actors(rng)
-        acts = _Script(rng, actors, allow_held_out=split == "test").write(rng.choices((1, 2, 3, 4, 5), (1, 4, 6, 6, 3))[0])
+        acts = _Script(rng, actors, allow_held_out=split == "test").write(
+            rng.choices((1, 2, 3, 4, 5), (1, 4, 6, 6, 3))[0]
+        )
         if acts:
             break
     events, duration = _time(rng, acts)

@@ -53,7 +53,9 @@ def rows(scene: Scene, mix: Mix, num: int, name: str = "mix") -> list[Row]:
         row = TASKS[task](scene, mix.noise, rng)
         if row is not None:
             meta = {"task": task, **row.pop("meta", {})}
-            result.append({"key": scene.key, "id": f"{scene.key}/{name}/{len(result)}", "mode": "sft", **row, "meta": meta})
+            result.append(
+                {"key": scene.key, "id": f"{scene.key}/{name}/{len(result)}", "mode": "sft", **row, "meta": meta}
+            )
     return result
 
 
@@ -74,7 +76,9 @@ def _interval(scene: Scene, noise: Noise, rng: random.Random) -> Row:
 def seconds(scene: Scene, interval: str) -> tuple[float, float]:
     """The named interval of INTERVALS in seconds of this clip."""
     start, end = INTERVALS[interval]
-    return start * scene.duration_s, end * scene.duration_s + (1 if end == 1 else 0)  # the last event may run out of time
+    return start * scene.duration_s, end * scene.duration_s + (
+        1 if end == 1 else 0
+    )  # the last event may run out of time
 
 
 def _question(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:

@@ -135,13 +135,16 @@ class VideoLMModule(TrainablesModule):
         Returns:
             V tensors (num_tokens, hidden).
         """
+        if not media:  # a batch of text alone
+            return []
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning == "full"):
             return self.family.encode(self.base, media)
 
     def video_inputs(self, batch: Any, features: Features) -> dict[str, Any]:
         """Keyword arguments of the network: tokens, and the encoded videos in the place of pixels."""
         text = {k: batch[k] for k in ("input_ids", "attention_mask", "mm_token_type_ids") if k in batch}
-        return text | self.family.video_kwargs(features, batch["video_index"], batch["media"])
+        seen = batch["video_index"][batch["video_index"] >= 0]
+        return text | (self.family.video_kwargs(features, seen, batch["media"]) if len(seen) else {})
 
     def logps(self, batch: Any, features: Features) -> Logps:
         """Log-probabilities of every row's response; only its positions reach the output head.
@@ -165,7 +168,7 @@ class VideoLMModule(TrainablesModule):
             return
         self.guarded = True
         check_finite(logps.tokens, "policy")
-        if self.check_video:
+        if self.check_video and batch["media"]:
             blank = {k: torch.zeros_like(v) if k.startswith("pixel_values") else v for k, v in batch["media"].items()}
             check_video_matters(logps.tokens, self.logps(batch, self.encode(blank)).tokens)
 

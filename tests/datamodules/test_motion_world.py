@@ -265,10 +265,14 @@ def test_token_labels_agree_with_the_scene():
             if state.visible:
                 assert colours[labels["colour_before"][cell]] == colours[labels["colour_after"][cell]] == actor.colour
                 assert scene_module.SHAPES[labels["shape"][cell]] == actor.shape
-    move = next((s, e) for s in SCENES for e in s.of() if e.act == "move right" and not any(s.pan) and len(s.actors) == 1)
+    move = next(
+        (s, e) for s in SCENES for e in s.of() if e.act == "move right" and not any(s.pan) and len(s.actors) == 1
+    )
     labels = label_tokens(move[0], move[1].start_s, move[1].end_s)
     steps = labels["targets"][labels["presence"] > 0][:, 3:5]
-    assert steps.tolist() == [pytest.approx([move[1].distance, 0], abs=1e-5)] * 2  # in the cell it leaves and where it arrives
+    assert (
+        steps.tolist() == [pytest.approx([move[1].distance, 0], abs=1e-5)] * 2
+    )  # in the cell it leaves and where it arrives
 
 
 def test_a_world_on_disk_is_the_same_twice_and_its_rows_join_its_samples(tmp_path):

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lit_vpo.datamodules import Clip, Collator
 from lit_vpo.lora import LoRASettings
+from lit_vpo.models import load_processor
 from lit_vpo.modules import SFTModule
 
 SMALL = LoRASettings(r=4, alpha=8)
@@ -121,3 +123,26 @@ def test_bad_settings():
         SFTModule("tiny_llava_onevision", temperature=0.0)
     with pytest.raises(ValueError, match="schedule must be one of"):
         SFTModule("tiny_llava_onevision", schedule="step")
+
+
+@pytest.mark.parametrize("name", ["tiny_llava_onevision", "tiny_qwen2_5_vl"])
+def test_rows_of_text_alone_stand_in_a_batch_beside_rows_with_a_video(name):
+    """Mixed rows score as they do in batches of their own kind."""
+    module = SFTModule(name, tuning="language_model")
+    module.configure_model()
+    rng = torch.Generator().manual_seed(3)
+    clip = Clip(torch.randint(0, 255, (4, 3, 64, 64), generator=rng, dtype=torch.uint8), [0.0, 1.0, 2.0, 3.0], 1.0)
+    collate = Collator(load_processor(name), "instruction")
+    records = [
+        {"id": str(n), "prompt": "What happens?", "ground_truth": "a red square " + "spins " * n} for n in (1, 2, 3)
+    ]
+    examples = list(zip(records, (clip, None, clip), strict=True))
+
+    def sums(chosen):
+        batch = collate(chosen)
+        with torch.no_grad():
+            return module.logps(batch, module.encode(batch["media"])).sums
+
+    assert collate(examples)["video_index"].tolist() == [0, -1, 1]
+    alone = torch.cat([sums([example]) for example in examples])
+    torch.testing.assert_close(sums(examples), alone, atol=1e-4, rtol=1e-5)

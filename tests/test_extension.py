@@ -1,0 +1,111 @@
+"""A user's own loss, perturbation, filter, callback, scorer and family, from their own package by dotted path."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+import torch
+
+from lit_vpo.cli import main
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+PACKAGE = '''
+import torch
+from lit_vpo.callbacks import StepCallback
+from lit_vpo.metrics import CaptionCounts
+from lit_vpo.models.llava_onevision import LlavaOnevision
+
+
+class HingeLoss(torch.nn.Module):
+    """max(0, 1 - beta * margin)"""
+
+    def __init__(self, beta: float = 0.5) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, policy_chosen, policy_rejected, reference_chosen, reference_rejected):
+        margins = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+        return torch.relu(1 - self.beta * margins)
+
+
+class Note(StepCallback):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_step(self, trainer, module, step: int) -> None:
+        with open(self.path, "a") as file:
+            file.write(f"{step} {type(module.loss).__name__} {type(module.family).__name__}\\n")
+
+
+class MyFamily(LlavaOnevision):
+    name = "my_family"
+
+
+def mirror(num_units, r, draws):
+    return list(reversed(range(num_units)))
+
+
+def count_words(caption: str, record: dict) -> CaptionCounts:
+    words = len(caption.split())
+    return CaptionCounts(1, 0, 0, 0, 0, 0, 1, 0, words, 0)
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "site" / "user_package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    monkeypatch.chdir(ROOT)
+    yield "user_package"
+    sys.modules.pop("user_package", None)
+
+
+def test_loss_callback_and_family_by_dotted_path(package, tmp_path):
+    notes = tmp_path / "notes.txt"
+    main(
+        ["fit", "-c", "experiments/smoke/dpo.yaml", "--run_dir", str(tmp_path / "run"), "--trainer.max_steps", "2",
+         "--model.init_args.model", "tiny_llava_onevision", "--model.init_args.family", f"{package}.MyFamily",
+         "--model.init_args.loss", f"{package}.HingeLoss", "--model.init_args.loss.init_args.beta", "0.25",
+         "--trainer.callbacks+", f"{package}.Note", "--trainer.callbacks.path", str(notes)]
+    )  # fmt: skip
+    assert notes.read_text().splitlines() == ["1 HingeLoss MyFamily", "2 HingeLoss MyFamily"]
+    saved = (
+        torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+        if (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+        else None
+    )
+    assert saved is None or saved["state_dict"]
+
+
+def test_perturbation_by_dotted_path(package, world, tmp_path):
+    out = tmp_path / "prompts.jsonl"
+    main(["pairs", "prompts", str(world), "--out", str(out), "--kind", f"{package}.mirror", "--r", "2"])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    orders = [row["media"]["frame_order"] for row in rows if row.get("perturbation")]
+    assert len(orders) == 8 and all(order == list(range(15, -1, -1)) for order in orders)
+
+
+def test_caption_scorer_by_dotted_path(package, tmp_path):
+    for name, text in (("before", "one two"), ("after", "one two three")):
+        row = {"id": "a", "key": "a", "prompt": "?", "response": text, "finished": True}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    out = tmp_path / "table.md"
+    scorer = f"{package}.count_words"
+    main(
+        [
+            "compare",
+            str(tmp_path / "before.jsonl"),
+            str(tmp_path / "after.jsonl"),
+            "--scorer",
+            scorer,
+            "--out",
+            str(out),
+        ]
+    )
+    line = next(line for line in out.read_text().splitlines() if "words" in line)
+    assert "2.0" in line and "3.0" in line
