@@ -12,7 +12,7 @@ from typing_extensions import override
 
 
 class GenerationWriter(BasePredictionWriter):
-    """Writes one row per prompt of `predict`: the prompt's record, `response`, `finished` and the model's name and hash.
+    """Writes one row per prompt of `predict`: its record, `response`, `finished`, the model's name and hash.
 
     Rows go to `<path>.part` as they come and to `path` at the end, so that a file with the final name is whole.
 

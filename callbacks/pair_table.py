@@ -13,7 +13,7 @@ COLUMNS = ("step", "video", "prompt", "chosen", "rejected", "generation", "margi
 
 
 class PairTable(Callback):
-    """Logs the first pairs and generations of each validation as a table, to W&B and to `<run_dir>/tables/step-N.jsonl`.
+    """Logs the first pairs and generations of each validation, to W&B and to `<run_dir>/tables/step-N.jsonl`.
 
     Args:
         num_rows: How many pairs, and how many generations, at most.

@@ -9,12 +9,13 @@ from typing_extensions import override
 class StepCallback(Callback):
     """Calls `on_step` after each optimizer step.
 
-    `on_train_batch_end` fires per micro-batch (Lightning issue 6359), so the step is recognised by `trainer.global_step`
-    moving on. The state is one number, hence a resumed run acts at the same steps as a straight one.
+    `on_train_batch_end` fires per micro-batch (Lightning issue 6359), so the step is recognised by
+    `trainer.global_step` moving on. The state is one number, hence a resumed run acts at the same steps as a straight
+    one.
 
     Args:
-        name: Distinguishes two callbacks of one class in a checkpoint; a name, never a tunable value, because the state is
-            filed under it.
+        name: Distinguishes two callbacks of one class in a checkpoint; a name, never a tunable value, because the
+            state is filed under it.
     """
 
     def __init__(self, name: str = "") -> None:

@@ -98,7 +98,8 @@ class Collator:
         """Build a batch.
 
         Args:
-            examples: Records (checked by :meth:`check`) with their clips, at least one; None for a record of text alone.
+            examples: Records (checked by :meth:`check`) with their clips, at least one; None for a record of text
+                alone.
 
         Returns:
             The batch of this collator's kind (``lit_vpo.batch``).

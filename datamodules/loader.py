@@ -208,7 +208,7 @@ class _Batches(Dataset[_Item]):
 
 
 def read_clip(reader: RecordReader, row: int, record: dict[str, Any], num_frames: int, size: int | None) -> Clip | None:
-    """Decode the clip that a record speaks of: its window, in its frame order; None where `media.video` is null (text alone).
+    """Decode the clip that a record speaks of: window and frame order; None for text alone (`media.video` null).
 
     Raises:
         BadSample: The video cannot be used.

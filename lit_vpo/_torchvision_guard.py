@@ -1,8 +1,9 @@
 """Lets torchvision's registry wheel (built for CUDA) be imported beside a CPU-only torch.
 
-The wheel's compiled operators do not load there, and registering fake kernels for two operators that were never declared
-makes `import torchvision` fail; through torchmetrics even `import lightning` fails. The finder waits for the first import
-of `torchvision.extension` and, only if the operators did not load, declares the two schemas. It imports no torch itself.
+The wheel's compiled operators do not load there, and registering fake kernels for two operators that were never
+declared makes `import torchvision` fail; through torchmetrics even `import lightning` fails. The finder waits for the
+first import of `torchvision.extension` and, only if the operators did not load, declares the two schemas. It imports
+no torch itself.
 """
 
 import importlib.abc

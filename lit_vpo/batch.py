@@ -1,7 +1,8 @@
 """What flows from the data modules to the modules: rows of text that look at videos.
 
-A batch holds B records, R rows of text and V videos (V <= B: a record may be text alone). Every video is encoded once; `video_index` says which one a row sees, so the
-chosen and the rejected answer of a pair, and the options of a question, share theirs.
+A batch holds B records, R rows of text and V videos (V <= B: a record may be text alone). Every video is encoded
+once; `video_index` says which one a row sees, so the chosen and the rejected answer of a pair, and the options of a
+question, share theirs.
 """
 
 from typing import Any, Literal, NotRequired, TypedDict

@@ -23,8 +23,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; tests call it with a list.
 
     Raises:
-        SystemExit: With the command's status if it is not 0, or 2 for a wrong command line or a ValueError, whose message
-            is printed without a traceback.
+        SystemExit: With the command's status if it is not 0, or 2 for a wrong command line or a ValueError, whose
+            message is printed without a traceback.
     """
     words = list(sys.argv[1:] if args is None else args)
     try:

@@ -1,4 +1,4 @@
-"""LightningCLI with this project's conventions: one `run_dir`, explicit resumption, a configuration that is never lost."""
+"""LightningCLI with this project's conventions: one `run_dir`, explicit resumption, no configuration lost."""
 
 import csv
 import sys
@@ -42,8 +42,8 @@ def run(args: Sequence[str]) -> None:
 class VPOCLI(LightningCLI):
     """Owns what belongs to a run rather than to the model or the data.
 
-    `run_dir` is where the logs, the checkpoints and `config.yaml` go. `tracking` chooses the loggers: `csv` alone, or W&B
-    beside it (`wandb_offline` needs no account; keys come from the environment only).
+    `run_dir` is where the logs, the checkpoints and `config.yaml` go. `tracking` chooses the loggers: `csv` alone, or
+    W&B beside it (`wandb_offline` needs no account; keys come from the environment only).
     """
 
     @override
@@ -65,7 +65,7 @@ class VPOCLI(LightningCLI):
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """Leaves the configuration alone: Lightning lets a checkpoint's hyperparameters override it silently (PR 21455)."""
+        """Does nothing: Lightning would let a checkpoint's hyperparameters override the rest silently (PR 21455)."""
 
     def _refuse_other_settings(self, path: str) -> None:
         """Resuming from a file with other settings than it was trained with: an error rather than one side losing."""
@@ -79,8 +79,8 @@ class VPOCLI(LightningCLI):
                 f"{key}: checkpoint {old!r}, configuration {new!r}" for key, (old, new) in different.items()
             )
             raise ValueError(
-                f"{path} was trained with other settings ({text}). To go on, give the same; to change settings, start a new "
-                "run from its weights with --model.init_args.init_from"
+                f"{path} was trained with other settings ({text}). To go on, give the same; to change settings, start "
+                "a new run from its weights with --model.init_args.init_from"
             )
 
     @override

@@ -35,6 +35,6 @@ class HasReference(Protocol):
 
 
 CaptionScorer = Callable[[str, dict[str, Any]], CaptionCounts]
-"""Counts the errors of a caption (first argument) against what a record says about its video; named by its dotted path."""
+"""Counts the errors of a caption (first argument) against what a record says about its video."""
 
 __all__ = ["CaptionScorer", "HasAdapter", "HasNetwork", "HasReference"]

@@ -51,8 +51,9 @@ def metrics(run_dir):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cut_and_resumed_equals_straight(name, workers, tmp_path):
     common = (
-        "--data.init_args.num_workers", workers, "--trainer.accumulate_grad_batches", 2, "--data.init_args.batch_size", 2,
-        "--trainer.val_check_interval", 100, "--trainer.max_steps", 10, "--trainer.log_every_n_steps", 1,
+        "--data.init_args.num_workers", workers, "--data.init_args.batch_size", 2,
+        "--trainer.accumulate_grad_batches", 2, "--trainer.val_check_interval", 100, "--trainer.max_steps", 10,
+        "--trainer.log_every_n_steps", 1,
     )  # fmt: skip
     fit(name, tmp_path / "straight", *common)
     with pytest.raises(RuntimeError, match="the power went out"):

@@ -1,4 +1,4 @@
-"""Glimpses: a few neighbouring frames with labels for each visual token, to teach a tower to see before anyone speaks."""
+"""Glimpses: neighbouring frames with labels for each visual token, to teach a tower to see before anyone speaks."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ def _targets(before: Look, after: Look) -> tuple[float, ...]:
 
 
 class GlimpseDataModule(pl.LightningDataModule):
-    """Endless glimpses for `TowerModule`: `frames_per_token` neighbours of the frames that a uniform sampling would pick.
+    """Endless glimpses for `TowerModule`: neighbours among the frames that a uniform sampling would pick.
 
     Args:
         model: Whose video processor prepares the frames; the command line links it to the module's.
@@ -86,7 +86,7 @@ class GlimpseDataModule(pl.LightningDataModule):
         super().__init__()
         if num_frames % frames_per_token or glimpses_per_clip > num_frames // frames_per_token:
             raise ValueError(
-                f"frames_per_token must divide num_frames and leave at least glimpses_per_clip steps; got {frames_per_token}, "
+                f"frames_per_token must divide num_frames and leave glimpses_per_clip steps; got {frames_per_token}, "
                 f"{num_frames}, {glimpses_per_clip}"
             )
         self.model, self.size, self.seed, self.num_workers = model, size, seed, num_workers

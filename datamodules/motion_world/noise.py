@@ -11,15 +11,17 @@ from .scene import ACTS, COLOURS, SHAPES, Actor, Event, Scene
 class Noise:
     """How often a caption shows each habit; every value is a probability in [0, 1].
 
-    They are *habits*, not blur: events in the wrong order are listed by colour, dropped events are the last ones listed,
-    and short captions are padded with restatements. A model trained on them shows them in its greedy captions too.
+    They are *habits*, not blur: events in the wrong order are listed by colour, dropped events are the last ones
+    listed, and short captions are padded with restatements. A model trained on them shows them in its greedy captions
+    too.
 
     Args:
         order: Events are listed by colour and shape instead of time.
         drop: The caption stops early: the last third of the events (at least one of two) is left out.
         hallucinate: An event that did not happen is inserted.
         verbosity: One or two clauses that no event needs: true details or unsupported filler.
-        repetition: An event is told again. Captions of up to two events do so twice as often, longer ones half as often.
+        repetition: An event is told again. Captions of up to two events do so twice as often, longer ones half as
+            often.
 
     Raises:
         ValueError: If a probability is outside [0, 1].

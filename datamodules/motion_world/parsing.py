@@ -30,7 +30,7 @@ class Sentence:
 
 
 def parse(caption: str) -> list[Sentence]:
-    """Splits a caption at full stops and semicolons and reads the claims of each sentence, in any of their phrasings."""
+    """Splits a caption at full stops and semicolons and reads the claims of each sentence, in any phrasing."""
     texts = [" ".join(part.lower().replace(",", " ").split()) for part in re.split(r"[.;!?]", caption)]
     return [Sentence(text, tuple(_claim(match) for match in _CLAIM.finditer(text))) for text in texts if text]
 
@@ -44,9 +44,10 @@ def _claim(match: re.Match[str]) -> Claim:
 def score_caption(caption: str, record: Mapping[str, Any], modalities: Sequence[str] = ("visual",)) -> CaptionCounts:
     """Counts missed, incorrect and hallucinated events, discordant pairs, repetition and unsupported words.
 
-    A claim is right if the record has the event; *incorrect* if its actor does something else that nobody mentioned (right
-    actor, wrong act; it stands for that event, which is then not also missed); otherwise *hallucinated*. Repeated claims
-    and repeated sentences count as repetition only. Order is counted apart, over pairs of right claims (first mentions).
+    A claim is right if the record has the event; *incorrect* if its actor does something else that nobody mentioned
+    (right actor, wrong act; it stands for that event, which is then not also missed); otherwise *hallucinated*.
+    Repeated claims and repeated sentences count as repetition only. Order is counted apart, over pairs of right
+    claims (first mentions).
 
     Args:
         caption: Any text.

@@ -1,4 +1,4 @@
-"""What happens in a clip: actors on a 3 x 3 grid, events in time, sounds, camera; a function of (split, seed, index)."""
+"""What happens in a clip: actors on a 3 x 3 grid, events, sounds, camera; a function of (split, seed, index)."""
 
 import hashlib
 import random
@@ -44,8 +44,11 @@ class Actor:
 
 @dataclass(frozen=True)
 class Event:
-    """One atomic event. `actor` is an index into the scene's actors, None for a sound; `act` is `move left`, `turn red`,
-    `grow`, ..., or the sound's name. `distance` (cells) belongs to moves."""
+    """One atomic event.
+
+    `actor` is an index into the scene's actors, None for a sound; `act` is `move left`, `turn red`, `grow`, ..., or the
+    sound's name. `distance` (cells) belongs to moves.
+    """
 
     actor: int | None
     act: str

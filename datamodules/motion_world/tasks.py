@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from .language import CAPTION_PROMPTS, INTERVALS, NOTHING, caption, details, event_rows, phrase, sentences, within
@@ -115,7 +116,8 @@ def _second_clip(scene: Scene, noise: Noise, rng: random.Random) -> Row:
     """TEMPO's differential caption (methods.md 1.4, S7): the first clip is known, the second is to be told."""
     first, second = (seconds(scene, name) for name in ("first half", "second half"))
     return {
-        "prompt": f"The first half of the video: {caption(scene, rng, first)} Describe the second half, which follows it.",
+        "prompt": f"The first half of the video: {caption(scene, rng, first)} "
+        "Describe the second half, which follows it.",
         "ground_truth": caption(scene, rng, second),
         "meta": {"scope": "interval", "interval": list(second)},
     }
@@ -125,7 +127,7 @@ def _paragraph(scene: Scene, noise: Noise, rng: random.Random) -> Row:
     """TEMPO's whole-video answer from a list of clip captions (S8); the list may be permuted, the answer follows it."""
     num = rng.choice((2, 3, 4))
     bounds = [scene.duration_s * i / num for i in range(num)] + [float("inf")]
-    clips = [within(scene, pair) for pair in zip(bounds, bounds[1:], strict=False)]
+    clips = [within(scene, pair) for pair in pairwise(bounds)]
     permuted = rng.random() < 0.5
     if permuted:
         rng.shuffle(clips)
@@ -143,7 +145,8 @@ def _refine(scene: Scene, noise: Noise, rng: random.Random) -> Row:
     """ISR-DPO's context (methods.md 2.4): correct the previous description by looking again."""
     previous = noisy_caption(scene, HABITS, rng)
     return {
-        "prompt": f"Here is a previous description of the video: {previous} Watch the video again and write the improved description.",
+        "prompt": f"Here is a previous description of the video: {previous} "
+        "Watch the video again and write the improved description.",
         "ground_truth": caption(scene, rng),
     }
 

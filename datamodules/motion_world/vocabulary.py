@@ -1,4 +1,7 @@
-"""The tokenizer that ships with the package, trained on MotionWorld text: `python -m lit_vpo.datamodules.motion_world.vocabulary`."""
+"""Trains the tokenizer that ships with the package on MotionWorld text.
+
+Run it with `python -m lit_vpo.datamodules.motion_world.vocabulary`.
+"""
 
 from collections.abc import Iterator
 

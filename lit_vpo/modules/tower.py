@@ -109,8 +109,8 @@ class TowerModule(TrainablesModule):
         """Loss of a batch; logs its parts and the accuracy of each label."""
         present = batch["presence"] > 0  # (V, N)
         tokens = [video[: present.shape[1]] for video in self.family.encode(self.net, batch["media"])]
-        # the heads see embeddings' units, so that visual tokens come out as large as words and the language model's first
-        # layers can change both alike
+        # the heads see embeddings' units, so that visual tokens come out as large as words and the language model's
+        # first layers can change both alike
         states = torch.stack(tokens).float() / self.net.get_input_embeddings().weight.std()  # (V, N, hidden)
         out = {name: head(states) for name, head in self.heads.items()}
         weight = torch.tensor(self.presence_weight, device=states.device)
