@@ -39,7 +39,10 @@ class CaptionScores(Callback):
         if batch["kind"] != "prompt":
             return
         for row in outputs["generations"]:
-            self.errors[row.get("meta", {}).get("scope", "video")].update(self.scorer(row["response"], row))
+            scope = row.get("meta", {}).get("scope", "video")
+            if scope not in self.errors:
+                raise ValueError(f"record {row['id']}: meta.scope must be one of {', '.join(self.errors)}, got {scope!r}")
+            self.errors[scope].update(self.scorer(row["response"], row))
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

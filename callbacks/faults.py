@@ -7,13 +7,13 @@ from .step import StepCallback
 
 
 class DataFaults(StepCallback):
-    """Logs `data/num_quarantined`, the number of samples the training loader has put aside so far.
+    """Logs `data/num_quarantined`, the number of samples that the loaders have put aside so far.
 
-    The reasons stand in the run's `quarantine.jsonl`.
+    Their shards, keys and reasons stand in `quarantine.jsonl`.
     """
 
     @override
     def on_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
-        count = getattr(trainer.train_dataloader, "num_quarantined", None)
+        count = getattr(trainer.datamodule, "num_quarantined", None)  # type: ignore[attr-defined]
         if count is not None:
             module.log("data/num_quarantined", float(count), batch_size=1)

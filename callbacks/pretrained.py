@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from lit_vpo.models.loading import load_processor
-from lit_vpo.protocols import HasNetwork
+from lit_vpo.protocols import HasAdapter, HasNetwork
 
 
 class SavePretrained(Callback):
@@ -19,7 +19,7 @@ class SavePretrained(Callback):
         dtype: Number format of the stored weights.
 
     Raises:
-        ValueError: In `setup`, if the module has no `network` or it carries an adapter.
+        ValueError: Before training, if the module has no `network` or the network carries an adapter.
     """
 
     def __init__(self, path: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> None:
@@ -34,13 +34,16 @@ class SavePretrained(Callback):
             )
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, HasAdapter) and pl_module.has_adapter:
+            raise ValueError("SavePretrained writes whole networks; this one carries an adapter: train without `lora`")
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, HasNetwork)
         if not trainer.is_global_zero:
             return
         network = pl_module.network
-        if hasattr(network, "peft_config"):
-            raise ValueError("SavePretrained writes whole networks; this one carries an adapter: merge it first")
         weights = {name: t.detach().to(getattr(torch, self.dtype)) for name, t in network.state_dict().items()}
         network.config.dtype = getattr(torch, self.dtype)
         network.save_pretrained(self.path, state_dict=weights)

@@ -45,9 +45,9 @@ class _TorchvisionFinder(importlib.abc.MetaPathFinder):
 def _declare_operators() -> Any:
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(operator + _SCHEMA)
+        library.define(operator + _SCHEMA)  # type: ignore[no-untyped-call]
     return library
 
 

@@ -37,10 +37,11 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(status)
 
 
-def _train(words: list[str]) -> None:
+def _train(words: list[str]) -> int | None:
     from lit_vpo.lightning_cli import run
 
     run(words)
+    return None
 
 
 def _plain(words: list[str]) -> int | None:

@@ -1,6 +1,7 @@
 """LightningCLI with this project's conventions: one `run_dir`, explicit resumption, no configuration lost."""
 
 import csv
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import lit_vpo.datamodules
 import lit_vpo.losses
 import lit_vpo.modules
 
-Tracking = Literal["csv", "wandb", "wandb_offline", "none"]
+Tracking = Literal["csv", "wandb", "wandb_offline"]
 
 
 def run(args: Sequence[str]) -> None:
@@ -57,11 +58,22 @@ class VPOCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        path = self._get(self.config, "ckpt_path")
-        if self.subcommand == "fit" and path == "last":
-            _refuse_silent_restart(Path(self._get(self.config, "run_dir")))
-        elif self.subcommand == "fit" and path is not None:
+        if self.subcommand != "fit":
+            return
+        path, run_dir = self._get(self.config, "ckpt_path"), Path(self._get(self.config, "run_dir"))
+        if path is None:
+            _refuse_second_run(run_dir)
+        elif path == "last":
+            _refuse_silent_restart(run_dir)
+        else:
             self._refuse_other_settings(path)
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        # objects that `save_hyperparameters` leaves out, as the plain configuration that made them: what a checkpoint
+        # must say about itself for `_refuse_other_settings`
+        asked = self._get(self.config, "model").init_args.as_dict()
+        self.model.hparams.update({name: asked[name] for name in ("optimizer", "lora", "loss") if name in asked})
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -87,7 +99,7 @@ class VPOCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         run_dir = Path(self._get(self.config, "run_dir"))
         loggers = _loggers(run_dir, self._get(self.config, "tracking"), self._get(self.config, "project"))
-        trainer = super().instantiate_trainer(logger=loggers or False, default_root_dir=str(run_dir), **kwargs)
+        trainer = super().instantiate_trainer(logger=loggers, default_root_dir=str(run_dir), **kwargs)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(run_dir / "checkpoints")
@@ -123,31 +135,46 @@ def _log_artifact(logger: WandbLogger, path: Path) -> None:
 
 def _loggers(run_dir: Path, tracking: Tracking, project: str) -> list[Logger]:
     """CSV always (a new version per launch, so that a resumed run keeps its first part), W&B on request."""
-    if tracking == "none":
-        return []
     loggers: list[Logger] = [CSVLogger(run_dir, name="csv")]
     if tracking != "csv":
-        run_id = "-".join(run_dir.resolve().parts[-2:])
-        offline = tracking == "wandb_offline"
-        run_dir.mkdir(parents=True, exist_ok=True)
         loggers.append(
             WandbLogger(
                 project=project,
                 save_dir=run_dir,
-                id=run_id,
+                id=_wandb_id(run_dir),
                 name=run_dir.name,
                 resume="allow",
-                offline=offline,
+                offline=tracking == "wandb_offline",
                 log_model=False,
             )
         )
     return loggers
 
 
+def _wandb_id(run_dir: Path) -> str:
+    """One id per run_dir, kept in it, so that a requeued run goes on as the same W&B run and no two runs share one."""
+    path = run_dir / "wandb_id"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()
+
+
+def _refuse_second_run(run_dir: Path) -> None:
+    """A fresh run in a used folder would save beside the old `last.ckpt`, and whoever reads that gets the old model."""
+    if any((run_dir / "checkpoints").glob("*.ckpt")):
+        raise ValueError(
+            f"{run_dir} already holds a run; choose another --run_dir, go on with --ckpt_path last, or remove the folder"
+        )
+
+
 def _refuse_silent_restart(run_dir: Path) -> None:
     """`--ckpt_path last` without a checkpoint would start again at step 0 and say so in one warning only."""
-    if any((run_dir / "checkpoints").glob("last*")):
+    if any(path.exists() for path in (run_dir / "checkpoints").glob("last*")):
         return
+    others = sorted((run_dir / "checkpoints").glob("*[0-9].ckpt"), key=lambda path: path.lstat().st_mtime)
+    if others:
+        raise ValueError(f"{run_dir} has no last.ckpt (a kill while it was written?); give --ckpt_path {others[-1]}")
     if any(_num_rows(path) for path in run_dir.glob("csv/*/metrics.csv")):
         raise ValueError(
             f"{run_dir} has logged steps but no checkpoint to resume from; restore {run_dir / 'checkpoints'} or choose "

@@ -155,22 +155,45 @@ def test_validate_without_callbacks_loads_the_same_model(dpo_run, tmp_path):
     assert bare["val/loss/dpo"] == full["val/loss/dpo"] and bare["val/loss/dpo"][0] != pytest.approx(0.693147, abs=1e-6)
 
 
-def test_resuming_from_a_file_with_other_settings_is_refused(dpo_run, tmp_path):
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("nll_weight", 0.5, "nll_weight"),
+        ("optimizer.init_args.lr", 0.5, "optimizer"),
+        ("loss.init_args.beta", 0.5, "loss"),
+        ("lora.r", 4, "lora"),
+    ],
+)
+def test_resuming_from_a_file_with_other_settings_is_refused(dpo_run, tmp_path, option, value, named):
     path = str(dpo_run / "checkpoints" / "last.ckpt")
-    with pytest.raises(ValueError, match=r"trained with other settings \(nll_weight"):
-        fit("dpo", tmp_path / "run", "--ckpt_path", path, "--model.init_args.nll_weight", 0.5)
+    with pytest.raises(ValueError, match=rf"trained with other settings \({named}: "):
+        fit("dpo", tmp_path / "run", "--ckpt_path", path, f"--model.init_args.{option}", value)
+
+
+def test_resuming_from_a_file_with_the_same_settings_goes_on(dpo_run, tmp_path):
+    path = str(dpo_run / "checkpoints" / "last.ckpt")
+    fit("dpo", tmp_path / "run", "--ckpt_path", path, "--trainer.max_steps", 15)
+    assert last(tmp_path / "run")["global_step"] == 15
     with pytest.raises(ValueError, match="does not exist"):
-        fit("dpo", tmp_path / "run", "--ckpt_path", tmp_path / "nothing.ckpt")
+        fit("dpo", tmp_path / "other", "--ckpt_path", tmp_path / "nothing.ckpt")
 
 
 def test_last_without_a_checkpoint_is_no_silent_restart(dpo_run, tmp_path):
     lost = tmp_path / "lost"
-    shutil.copytree(dpo_run, lost)
+    shutil.copytree(dpo_run, lost, symlinks=True)
+    (lost / "checkpoints" / "last.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"has no last.ckpt.*--ckpt_path .*step=10.ckpt"):
+        fit("dpo", lost, "--ckpt_path", "last")
     shutil.rmtree(lost / "checkpoints")
     with pytest.raises(ValueError, match="logged steps but no checkpoint"):
         fit("dpo", lost, "--ckpt_path", "last")
     fit("dpo", tmp_path / "first", "--ckpt_path", "last", "--trainer.max_steps", 5)  # a first launch may say it too
     assert last(tmp_path / "first")["global_step"] == 5
+
+
+def test_a_second_run_in_a_used_folder_is_refused(dpo_run):
+    with pytest.raises(ValueError, match="already holds a run"):
+        fit("dpo", dpo_run)
 
 
 def test_predict_writes_every_prompt_once_with_the_models_name(tmp_path):
@@ -191,15 +214,14 @@ def test_predict_writes_every_prompt_once_with_the_models_name(tmp_path):
         (("--model.init_args.loss.init_args.beta", "0"), "beta"),
         (("--model.init_args.model", "no_such_model"), "no_such_model"),
         (("--model.init_args.family", "no_such_family"), "known"),
-        (("--data.init_args.train.shards", "no_such_folder"), "not a folder"),
+        (("--data.init_args.train.shards", "no_such_folder"), "no_such_folder"),
         (("--model.init_args.tuning", "full"), "tuning: lora"),
     ],
 )
-def test_wrong_settings_are_value_errors_before_training(words, message, tmp_path):
+def test_wrong_settings_are_errors_before_training(words, message, tmp_path, capsys):
     with pytest.raises((ValueError, SystemExit)) as error:
         fit("dpo", tmp_path, *words)
-    if isinstance(error.value, ValueError):
-        assert message in str(error.value)
+    assert message in str(error.value) + capsys.readouterr().err
     assert not list(tmp_path.glob("csv/*/metrics.csv"))
 
 

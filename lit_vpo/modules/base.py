@@ -87,7 +87,7 @@ class VideoLMModule(TrainablesModule):
         self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
         self.gradient_checkpointing, self.check_video = gradient_checkpointing, check_video
         self.processor: Any = None
-        self.guarded = False
+        self.guarded = self.video_guarded = False
         self.answers = torch.nn.ModuleDict({stage: OptionAccuracy() for stage in ("val", "test")})
 
     @override
@@ -114,7 +114,7 @@ class VideoLMModule(TrainablesModule):
 
     @override
     def on_fit_start(self) -> None:
-        self.guarded = False
+        self.guarded = self.video_guarded = False
         self.policy_mode()
         if self.gradient_checkpointing:
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -159,16 +159,16 @@ class VideoLMModule(TrainablesModule):
 
     @torch.no_grad()
     def guard_first_step(self, batch: Any, logps: Logps) -> None:
-        """Checks at the first training step: finite log-probabilities, and a video that matters.
+        """Checks at the first training step that can: finite log-probabilities, and a video that matters.
 
         Raises:
             ValueError: From `lit_vpo.modules.guards`.
         """
-        if self.guarded:
-            return
-        self.guarded = True
-        check_finite(logps.tokens, "policy")
-        if self.check_video and batch["media"]:
+        if not self.guarded:
+            self.guarded = True
+            check_finite(logps.tokens, "policy")
+        if self.check_video and not self.video_guarded and batch["media"]:
+            self.video_guarded = True
             blank = {k: torch.zeros_like(v) if k.startswith("pixel_values") else v for k, v in batch["media"].items()}
             check_video_matters(logps.tokens, self.logps(batch, self.encode(blank)).tokens)
 
@@ -197,7 +197,7 @@ class VideoLMModule(TrainablesModule):
 
     @override
     def on_predict_start(self) -> None:
-        self.model_identity = {"name": self.model, "hash": weights_hash(self.net)}
+        self.model_identity = {"name": self.model, "hash": weights_hash(self.net), "base": self.frozen_hash}
 
     @override
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:

@@ -151,5 +151,5 @@ def test_a_saved_network_is_loaded_by_plain_transformers_with_equal_logits(tmp_p
         saver.setup(Run(tmp_path), Linear(), "fit")
     adapted = SFTModule("tiny_llava_onevision", tuning="lora")
     adapted.configure_model()
-    with pytest.raises(ValueError, match="merge it first"):
-        saver.on_fit_end(Run(tmp_path), adapted)
+    with pytest.raises(ValueError, match="carries an adapter"):
+        saver.on_fit_start(Run(tmp_path), adapted)
