@@ -1,9 +1,26 @@
-"""Files that are either old or new, never half written."""
+"""Text files of one record per line: read whole, and either old or new, never half written."""
 
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file without their newlines, cut at newlines alone.
+
+    Not ``str.splitlines``: that also cuts at U+0085, U+2028 and U+2029, which ``json.dumps(ensure_ascii=False)`` leaves
+    as they are inside a string.
+
+    Raises:
+        ValueError: The file is not UTF-8.
+
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+    return lines if lines[-1] else lines[:-1]
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

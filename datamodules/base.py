@@ -12,6 +12,14 @@ from .manifest import Manifest
 from .overlay import Overlay
 from .reader import RecordReader
 
+# the sources of each stage of Lightning; training needs `train`, every other stage one of its own
+STAGES = {
+    "fit": ("train", "val", "val_prompts", "val_questions"),
+    "validate": ("val", "val_prompts", "val_questions"),
+    "test": ("test", "test_prompts", "test_questions"),
+    "predict": ("predict",),
+}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -52,10 +60,10 @@ class VideoShardDataModule(LightningDataModule):
         num_workers: Processes that decode; 0 decodes in the main process.
         seed: Of the order of the training rows.
         on_bad_sample: ``quarantine`` notes an unusable sample and goes on, ``raise`` stops.
-        quarantine: Folder for ``quarantine.jsonl``; null only counts.
+        quarantine: Folder for ``quarantine.jsonl``; null takes the run's folder (the trainer's ``default_root_dir``).
 
     Raises:
-        ValueError: Numbers out of range, or a source without shards.
+        ValueError: Numbers out of range. In ``setup``: no source for the stage, or one whose folder is not there.
 
     """
 
@@ -101,7 +109,6 @@ class VideoShardDataModule(LightningDataModule):
             "test_questions": test_questions,
             "predict": predict,
         }
-        _check_folders(self.sources)
         self.num_frames, self.size = num_frames, size
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed = num_workers, seed
@@ -116,15 +123,21 @@ class VideoShardDataModule(LightningDataModule):
 
     @property
     def num_quarantined(self) -> int:
-        """Samples that the loaders so far found unusable."""
+        """Samples that all loaders so far, of training and evaluation, found unusable."""
         return sum(loader.num_quarantined for loader in self.loaders.values())
 
     def setup(self, stage: str) -> None:
-        """Load the model's processor, once."""
-        if self.processor is None:
-            from lit_vpo.models.loading import load_processor
+        """Check the sources that the stage reads, and load the model's processor, once.
 
-            self.processor = load_processor(self.model)
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``; what only another stage reads may be absent.
+
+        Raises:
+            ValueError: No source for the stage, or one whose folder is not there.
+
+        """
+        _check_sources({name: self.sources[name] for name in STAGES[stage]}, stage)
+        self._load_processor()
 
     def train_dataloader(self) -> ShardLoader:
         """The training loader; it holds its position."""
@@ -147,9 +160,14 @@ class VideoShardDataModule(LightningDataModule):
         return self._collator(self.train_kind)
 
     def _collator(self, kind: Kind) -> Collator:
-        if self.processor is None:
-            self.setup("")
+        self._load_processor()
         return Collator(self.processor, kind)
+
+    def _load_processor(self) -> None:
+        if self.processor is None:
+            from lit_vpo.models.loading import load_processor
+
+            self.processor = load_processor(self.model)
 
     def _evaluation(self, stage: str) -> list[ShardLoader]:
         collators = {
@@ -192,14 +210,20 @@ class VideoShardDataModule(LightningDataModule):
             num_workers=self.num_workers,
             evaluation=evaluation,
             on_bad_sample=self.on_bad_sample,
-            quarantine=self.quarantine,
+            quarantine=self.quarantine or (trainer.default_root_dir if trainer is not None else None),
             rank=rank,
             world=world,
         )
 
 
-def _check_folders(sources: dict[str, Source | None]) -> None:
+def _check_sources(sources: dict[str, Source | None], stage: str) -> None:
+    needed = ["train"] if stage == "fit" else list(sources)
+    if all(sources[name] is None for name in needed):
+        names = " or ".join(f"data.{name}" for name in needed)
+        raise ValueError(f"{stage} needs {names}; give it as {needed[0]}: {{shards: FOLDER}}")
     for name, source in sources.items():
         if source is not None and not Path(source.shards).is_dir():
-            fix = "make shards with: python -m lit_vpo data pack"
-            raise ValueError(f"{name}.shards: {source.shards} is not a folder; {fix}")
+            raise ValueError(
+                f"data.{name}.shards: {source.shards} is not a folder; "
+                "give the folder of the shards, or make them with: python -m lit_vpo data pack"
+            )

@@ -87,17 +87,18 @@ def kind_of(record: dict[str, object]) -> Kind:
 
 
 def _row_problems(reader: RecordReader, num_frames: int, size: int | None, console: Console) -> Iterator[Problem]:
-    verified: dict[tuple[object, ...], str | None] = {}
+    verified = set[tuple[object, ...]]()
     shown = False
     for row in track(range(len(reader)), description="checking", console=console, transient=True):
         sample = reader.sample(row)
         try:
             record = reader.record(row)
             media = record["media"]
-            # many rows may look at one clip: each view of it is decoded once
-            view = (sample.key, media.get("start_s"), media.get("end_s"), str(media.get("frame_order")))
+            # many rows may look at one clip: each view of it is decoded once (and text alone looks at none)
+            alone = media.get("video", "") is None
+            view = (sample.key, alone, media.get("start_s"), media.get("end_s"), str(media.get("frame_order")))
             if view not in verified:
-                verified[view] = None
+                verified.add(view)
                 clip = read_clip(reader, row, record, num_frames_of(record, num_frames), size)
                 if not shown and clip is not None:
                     shown = True

@@ -27,7 +27,7 @@ def responses_of(record: Record, kind: Kind, with_ground_truth: bool = False) ->
         texts = [record.get("chosen"), record.get("rejected")]
         return [text or "" for text in (texts + [record.get("ground_truth")] if with_ground_truth else texts)]
     if kind == "question":
-        return list(record.get("meta", {}).get("options") or [])
+        return list((record.get("meta") or {}).get("options") or [])
     return [(record.get("ground_truth") or "") if kind == "instruction" else ""]
 
 
@@ -98,20 +98,18 @@ class Collator:
         """Build a batch.
 
         Args:
-            examples: Records (checked by :meth:`check`) with their clips, at least one; None for a record of text
-                alone.
+            examples: Records that passed :meth:`check` (the loader asks it before it reads a video) with their clips,
+                at least one; None for a record of text alone.
 
         Returns:
             The batch of this collator's kind (``lit_vpo.batch``).
 
         Raises:
-            ValueError: A record fails :meth:`check`, or the processor's output breaks the batch contract.
+            ValueError: The processor's output breaks the batch contract.
 
         """
         assert examples, "a batch needs at least one example"
         records = [record for record, _ in examples]
-        for record in records:
-            self.check(record)
         prompts, media = self._process(examples)
         rows = self._rows(records)
         responses = self._tokenize([text for _, text in rows])
@@ -169,10 +167,12 @@ class Collator:
     def _prompt(self, record: Record, with_video: bool) -> str:
         # text parts, never plain strings: several families' templates loop over parts and would print nothing
         turns = [_turn(turn["role"], turn["content"]) for turn in record.get("history") or ()]
-        asked = _turn("user", record["prompt"])
+        turns.append(_turn("user", record["prompt"]))
         if with_video:
-            asked["content"].insert(0, {"type": "video"})
-        text: str = self.processor.apply_chat_template([*turns, asked], add_generation_prompt=True, tokenize=False)
+            # a conversation is about a video shown when it began: before the user's first words
+            first = next(turn for turn in turns if turn["role"] == "user")
+            first["content"].insert(0, {"type": "video"})
+        text: str = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return text
 
     def _check_placeholders(self, prompts: list[list[int]], media: dict[str, Tensor]) -> None:
@@ -207,7 +207,7 @@ class Collator:
 
     def _extras(self, records: list[Record], rows: list[tuple[int, str]]) -> dict[str, Any]:
         if self.kind == "instruction":
-            return {"weight": torch.tensor([float(record.get("weight") or 1.0) for record in records])}
+            return {"weight": torch.tensor([_weight(record) for record in records])}
         if self.kind == "preference":
             return {"has_ground_truth": self.with_ground_truth}
         if self.kind == "question":
@@ -220,6 +220,11 @@ def _numbers(clips: Sequence[Clip | None]) -> list[int]:
     """Number of each example's video among the batch's videos, -1 for text alone."""
     seen = [clip is not None for clip in clips]
     return [sum(seen[:i]) if there else -1 for i, there in enumerate(seen)]
+
+
+def _weight(record: Record) -> float:
+    weight = record.get("weight")
+    return 1.0 if weight is None else float(weight)
 
 
 def _turn(role: str, text: str) -> dict[str, Any]:

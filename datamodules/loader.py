@@ -45,7 +45,6 @@ class ShardLoader:
         evaluation: Every iteration starts at the first batch, and a batch left empty is skipped instead of filled.
         on_bad_sample: Note the sample and go on, or stop.
         quarantine: Folder for ``quarantine.jsonl``; None only counts.
-        drop_last: Leave a last short batch out.
         rank: This process; it takes batches ``rank``, ``rank + world``, ...
         world: Processes; the epoch is cut to a multiple of it, so all have as many batches.
 
@@ -67,7 +66,6 @@ class ShardLoader:
         evaluation: bool = False,
         on_bad_sample: OnBadSample = "quarantine",
         quarantine: str | Path | None = None,
-        drop_last: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -78,7 +76,7 @@ class ShardLoader:
         if not 0 <= rank < world:
             raise ValueError(f"rank must lie in 0..{world - 1}, got {rank}")
         data = f"{reader.manifest_hash}/{reader.overlay_hash}"
-        self.plan = EpochPlan(len(reader), batch_size, seed, shuffle, drop_last, data)
+        self.plan = EpochPlan(len(reader), batch_size, seed, shuffle, data)
         if self.plan.num_batches < world:
             raise ValueError(f"{self.plan.num_batches} batches do not give {world} ranks one each; lower batch_size")
         self.reader, self.collator = reader, collator

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .atomic import write_lines
-from .quarantine import BadSample, Quarantine
+from .atomic import read_lines, write_lines
+from .quarantine import BadSample, Quarantine, forget
 from .video import VIDEO_EXTENSIONS, probe
 
 FILE_NAME = "manifest.jsonl"
@@ -99,7 +99,7 @@ class Manifest:
         if not path.exists():
             raise ValueError(f"{path} does not exist; make it with: python -m lit_vpo data index {folder}")
         try:
-            header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            header, *rows = [json.loads(line) for line in read_lines(path)]
             manifest = cls(Path(folder), tuple(map(_sample, rows)))
             shards: dict[str, int] = header["shards"]
             complete = header["hash"] == manifest.hash and header["num_samples"] == len(rows)
@@ -141,6 +141,8 @@ def index(folder: str | Path, progress: Progress | None = None) -> Manifest:
 def index_shards(folder: str | Path, progress: Progress | None = None) -> Manifest:
     """Manifest (not saved) over the tars of a folder; videos that do not open go to its quarantine.
 
+    Lines that an earlier index wrote there are dropped first: a repaired folder becomes clean.
+
     Raises:
         ValueError: A damaged tar, members of a sample that are not adjacent, or keys that break the rule.
 
@@ -154,7 +156,7 @@ def index_videos(folder: str | Path, progress: Progress | None = None) -> Manife
     """Manifest (not saved) over loose videos of a folder and its subfolders: one file is one sample.
 
     The key is the path below the folder without its extension, with ``_`` for every character outside the key rule.
-    A ``.json`` of the same name holds the record.
+    A ``.json`` of the same name holds the record. The quarantine is renewed as by :func:`index_shards`.
 
     Raises:
         ValueError: Two files with the same key.
@@ -179,7 +181,8 @@ _Source = tuple[str, str, dict[str, Member], bytes | Path]
 
 
 def _build(root: Path, sources: Iterator[_Source], progress: Progress | None) -> Manifest:
-    quarantine, samples, seen = Quarantine(root), [], dict[str, str]()
+    forget(root, "index")
+    quarantine, samples, seen = Quarantine(root, "index"), [], dict[str, str]()
     for key, shard, members, video in sources:
         if not KEY_RULE.fullmatch(key):
             raise ValueError(

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .atomic import write_lines
+from .atomic import read_lines, write_lines
+from .fields import check_fields
 from .manifest import KEY_RULE, Manifest
 from .quarantine import read_quarantine
-from .schemas import check_fields
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Overlay:
         if not path.is_file():
             raise ValueError(f"overlay {path} does not exist")
         rows = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_lines(path), start=1):
             if line.strip():
                 rows.append(_row(line, f"{path}, line {number}"))
         if not rows:
@@ -70,6 +70,8 @@ class Overlay:
 
     def known_rows(self, manifest: Manifest) -> list[dict[str, Any]]:
         """Rows whose video is there. Rows of quarantined videos are left out (the quarantine counts them).
+
+        That holds for rows of text alone too: every row belongs to a sample of the manifest, looked at or not.
 
         Raises:
             ValueError: A key that is neither in the manifest nor in the folder's quarantine.

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from .manifest import key_of, list_videos
 from .overlay import write_overlay
-from .quarantine import BadSample, Quarantine
+from .quarantine import BadSample, Quarantine, forget
 from .schemas import read_annotations
 from .video import VIDEO_EXTENSIONS, probe
 from .writer import ShardWriter
@@ -28,7 +28,7 @@ class Packed:
         overlay: Path of the overlay, one row for each annotation whose video is there.
         num_videos: Videos in the shards.
         num_records: Rows of the overlay.
-        num_quarantined: Lines that this call added to the quarantine.
+        num_quarantined: Videos and annotations that this call put in quarantine.
         num_ignored_audios: Audio files that the annotations name beside the videos.
 
     """
@@ -50,7 +50,8 @@ def pack(
 ) -> Packed:
     """Pack every video of a folder into shards, and every annotation into an overlay beside them.
 
-    Videos that do not open, annotations without a video and names that lead to no file go to ``out/quarantine.jsonl``.
+    To ``out/quarantine.jsonl`` go: videos that do not open, and annotations that name no video (text alone has no place
+    beside videos), a name that leads to no file, or a video that is in quarantine itself.
 
     Args:
         videos: Folder of videos (subfolders too).
@@ -72,14 +73,16 @@ def pack(
     # annotations first: a bad row should stop before gigabytes are copied
     read = [(Path(file), read_annotations(file)) for file in files]
     keys = _keys(root)
-    quarantine = Quarantine(out)
     with ShardWriter(out, prefix, max_samples) as writer:
+        # no shards yet: what an earlier call left there speaks of a call that failed
+        forget(out, "pack")
+        quarantine = Quarantine(out, "pack")
         packed = _write_videos(writer, root, keys, quarantine)
         names = _Names(root, keys, rename)
         rows = [
             row
             for file, annotation in read
-            for number, record in enumerate(annotation.records, start=1)
+            for number, record in zip(annotation.row_numbers, annotation.records, strict=True)
             if (row := _row(record, names, packed, quarantine, f"{file.name}:{number}")) is not None
         ]
         if not rows:
@@ -166,14 +169,15 @@ class _Names:
 def _row(
     record: dict[str, Any], names: _Names, packed: set[str], quarantine: Quarantine, where: str
 ) -> dict[str, Any] | None:
-    name = record.get("media", {}).get("video")
+    """The overlay's row of one record; None, and a line in the quarantine, where its video is not there."""
+    name = (record.get("media") or {}).get("video")
     try:
         if not name:
             raise BadSample("the annotation names no video")
         path, key = names.find(name)
+        if key not in packed:
+            raise BadSample(f"its video {path} is in quarantine")
     except BadSample as error:
         quarantine.add("", key_of(Path(names.renamed(name))) if name else "", str(error), where)
-        return None
-    if key not in packed:
         return None
     return {"key": key, **record, "media": {**record["media"], "video": path}}

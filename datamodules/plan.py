@@ -18,11 +18,10 @@ class EpochPlan:
         batch_size: Rows of a global batch.
         seed: The run's seed.
         shuffle: Draw a new order for each epoch; otherwise rows keep theirs.
-        drop_last: Leave a last short batch out.
         data: Names the data (manifest and overlay hashes), mixed into the seed.
 
     Raises:
-        ValueError: Numbers below 1, or ``drop_last`` leaving nothing.
+        ValueError: Numbers below 1.
 
     """
 
@@ -30,21 +29,16 @@ class EpochPlan:
     batch_size: int
     seed: int = 0
     shuffle: bool = True
-    drop_last: bool = False
     data: str = ""
 
     def __post_init__(self) -> None:
         if self.num_rows < 1 or self.batch_size < 1:
             raise ValueError(f"num_rows and batch_size must be >= 1, got {self.num_rows} and {self.batch_size}")
-        if self.num_batches < 1:
-            raise ValueError(
-                f"{self.num_rows} rows make no batch of {self.batch_size}: lower batch_size or keep the last"
-            )
 
     @property
     def num_batches(self) -> int:
-        """Global batches of one epoch."""
-        return self.num_rows // self.batch_size if self.drop_last else -(-self.num_rows // self.batch_size)
+        """Global batches of one epoch; the last one may be short."""
+        return -(-self.num_rows // self.batch_size)
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Global batches of an epoch, as row numbers."""

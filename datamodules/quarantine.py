@@ -2,9 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
+
+from .atomic import read_lines, write_lines
 
 FILE_NAME = "quarantine.jsonl"
+
+Stage = Literal["index", "pack", "run"]
 
 
 class BadSample(ValueError):
@@ -18,26 +22,29 @@ class QuarantineLine(TypedDict):
     key: str
     id: str
     reason: str
+    stage: Stage
 
 
 class Quarantine:
-    """The list of unusable samples of a run or of a folder of shards, each written once.
+    """The list of unusable samples of a run or of a folder of shards.
 
-    A sample is told apart by its ``id`` (an overlay may hold several records of one key).
-    The file appears with the first bad sample.
+    A sample is told apart by its ``id`` (an overlay may hold several records of one key); one that the file already
+    names is not written again. The file appears with the first bad sample.
 
     Args:
         folder: Where ``quarantine.jsonl`` lies or will lie; None counts without writing.
+        stage: Who finds the samples unusable.
 
     """
 
-    def __init__(self, folder: str | Path | None) -> None:
-        self.path = None if folder is None else Path(folder) / FILE_NAME
+    def __init__(self, folder: str | Path | None, stage: Stage = "run") -> None:
+        self.path, self.stage = None if folder is None else Path(folder) / FILE_NAME, stage
         self._known = {line["id"] for line in read_quarantine(self.path.parent)} if self.path else set()
         self.added: list[QuarantineLine] = []
+        self._added: set[str] = set()
 
     def __len__(self) -> int:
-        """Samples added by this object (lines found in an older file are not counted again)."""
+        """Different samples added to this object, those that an older file already named among them."""
         return len(self.added)
 
     def reasons(self) -> list[str]:
@@ -57,21 +64,34 @@ class Quarantine:
             Whether the sample was new to this object.
 
         """
-        line: QuarantineLine = {"shard": shard, "key": key, "id": record_id or key, "reason": reason}
-        if any(line["id"] == old["id"] for old in self.added):
+        name = record_id or key
+        if name in self._added:
             return False
+        line: QuarantineLine = {"shard": shard, "key": key, "id": name, "reason": reason, "stage": self.stage}
         self.added.append(line)
-        if self.path is not None and line["id"] not in self._known:
+        self._added.add(name)
+        if self.path is not None and name not in self._known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            self._known.add(line["id"])
+            self._known.add(name)
         return True
 
 
 def read_quarantine(folder: str | Path) -> list[QuarantineLine]:
     """Lines of ``folder/quarantine.jsonl``; none where the file is absent."""
     path = Path(folder) / FILE_NAME
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [json.loads(line) for line in read_lines(path) if line] if path.exists() else []
+
+
+def forget(folder: str | Path, stage: Stage) -> None:
+    """Drop a stage's lines from ``folder/quarantine.jsonl``, before it looks at every sample again.
+
+    An emptied file is removed.
+    """
+    path, lines = Path(folder) / FILE_NAME, read_quarantine(folder)
+    kept = [line for line in lines if line.get("stage") != stage]
+    if not kept:
+        path.unlink(missing_ok=True)
+    elif len(kept) < len(lines):
+        write_lines(path, (json.dumps(line, ensure_ascii=False) for line in kept))

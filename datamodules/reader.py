@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from .fields import check_fields
 from .manifest import Manifest, Sample
 from .overlay import Overlay
 from .quarantine import BadSample
@@ -88,17 +89,11 @@ class RecordReader:
         """Record of a row: the sample's json, overridden by the overlay row; media dicts are merged.
 
         Raises:
-            BadSample: The json member is unreadable.
+            BadSample: The json member is unreadable, or is no record.
 
         """
-        sample, own = self.sample(row), dict[str, Any]()
-        if "json" in sample.members:
-            try:
-                own = json.loads(read_member(self.manifest.root, sample, "json"))
-            except UnicodeDecodeError as error:
-                raise BadSample("member .json is not UTF-8") from error
-            except json.JSONDecodeError as error:
-                raise BadSample(f"member .json is not JSON: {error.msg}") from error
+        sample = self.sample(row)
+        own = _parse(read_member(self.manifest.root, sample, "json")) if "json" in sample.members else {}
         return join(own, self.rows[row])
 
     def video(self, row: int) -> bytes:
@@ -113,8 +108,25 @@ class RecordReader:
 
 
 def join(own: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """A sample's json with an overlay row laid over it; of `media` and `meta` field by field."""
-    return {**own, **row} | {name: {**own.get(name, {}), **row.get(name, {})} for name in ("media", "meta")}
+    """A sample's json with an overlay row laid over it; of `media` and `meta` field by field (null is empty)."""
+    return {**own, **row} | {name: {**(own.get(name) or {}), **(row.get(name) or {})} for name in ("media", "meta")}
+
+
+def _parse(payload: bytes) -> dict[str, Any]:
+    try:
+        own = json.loads(payload)
+    except UnicodeDecodeError as error:
+        raise BadSample("member .json is not UTF-8") from error
+    except ValueError as error:
+        raise BadSample(f"member .json is not JSON: {error}") from error
+    if not isinstance(own, dict):
+        raise BadSample(f"member .json must be an object, got {type(own).__name__}")
+    try:
+        # the row's id stands over the sample's own, which other tools write as a number
+        check_fields({**own, "id": None}, "member .json")
+    except ValueError as error:
+        raise BadSample(str(error)) from error
+    return own
 
 
 def _with_ids(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,30 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+from .atomic import read_lines
+from .fields import Row, check_fields
 
-_FIELD_TYPES: dict[str, tuple[type, ...]] = {
-    "id": (str,),
-    "media": (dict,),
-    "prompt": (str,),
-    "history": (list,),
-    "chosen": (str,),
-    "rejected": (str,),
-    "ground_truth": (str,),
-    "mode": (str,),
-    "weight": (int, float),
-    "events": (list,),
-    "r": (int,),
-    "difficulty": (int, float),
-    "scores": (dict,),
-    "meta": (dict,),
-}
-_MEDIA_TYPES: dict[str, tuple[type, ...]] = {
-    "video": (str,),
-    "start_s": (int, float),
-    "end_s": (int, float),
-    "frame_order": (list,),
-}
+Convert = Callable[[Row, str], Row | list[Row]]
+
 _TAGS = re.compile(r"<(?:video|audio|image)>\s*")
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 
@@ -46,13 +27,14 @@ class Schema:
     Attributes:
         name: Goes into ``meta.schema`` of its records.
         detect: Whether a row is of this format, from its fields alone.
-        convert: Row and where it stands -> record without key (``media.video`` as the file names it).
+        convert: Row and where it stands -> record without key (``media.video`` as the file names it), or a list of
+            them: one for each answer of a conversation.
 
     """
 
     name: str
     detect: Callable[[Row], bool]
-    convert: Callable[[Row, str], Row]
+    convert: Convert
 
 
 @dataclass(frozen=True)
@@ -60,24 +42,24 @@ class Annotations:
     """Records of a file and what was left aside.
 
     Attributes:
-        records: One for each row, in order.
+        records: In the order of the rows; a conversation with several answers gives several.
+        row_numbers: Number of each record's row, from 1.
         num_ignored_audios: Audio files named beside the videos; this loader reads none.
 
     """
 
     records: list[Row]
+    row_numbers: list[int]
     num_ignored_audios: int = 0
 
 
 SCHEMAS: list[Schema] = []
 
 
-def register(
-    name: str, detect: Callable[[Row], bool]
-) -> Callable[[Callable[[Row, str], Row]], Callable[[Row, str], Row]]:
+def register(name: str, detect: Callable[[Row], bool]) -> Callable[[Convert], Convert]:
     """Decorator: add a format. The first registered one that detects a row converts it."""
 
-    def add(convert: Callable[[Row, str], Row]) -> Callable[[Row, str], Row]:
+    def add(convert: Convert) -> Convert:
         SCHEMAS.append(Schema(name, detect, convert))
         return convert
 
@@ -93,71 +75,48 @@ def read_annotations(path: str | Path) -> Annotations:
     """
     path = Path(path)
     rows = _read_rows(path)
-    records = [to_record(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
-    return Annotations(records, sum(len(row.get("audios", ())) for row in rows))
+    records = [
+        (number, record)
+        for number, row in enumerate(rows, start=1)
+        for record in to_records(row, f"{path}, row {number}")
+    ]
+    audios = sum(len(_listed(row.get("audios"))) for row in rows)
+    return Annotations([record for _, record in records], [number for number, _ in records], audios)
 
 
-def to_record(row: Any, where: str) -> Row:
-    """Convert one row by its detected format and check the fields of the result."""
+def to_records(row: Any, where: str) -> list[Row]:
+    """Convert one row by its detected format and check the fields of the result.
+
+    Raises:
+        ValueError: No known format, or a bad field; the message begins with ``where``.
+
+    """
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a row must be an object, got {type(row).__name__}")
     for schema in SCHEMAS:
         if schema.detect(row):
-            record = schema.convert(row, where)
-            record["meta"] = {**record.get("meta", {}), "schema": schema.name}
-            check_fields(record, where)
-            return record
+            made = schema.convert(row, where)
+            records = made if isinstance(made, list) else [made]
+            for record in records:
+                check_fields(record, where)
+                record["meta"] = {**(record.get("meta") or {}), "schema": schema.name}
+            return records
     known = ", ".join(schema.name for schema in SCHEMAS)
     raise ValueError(f"{where}: fields {sorted(row)} are of no known format ({known})")
-
-
-def check_fields(record: Row, where: str) -> None:
-    """Check the types of a record's known fields (any may be absent).
-
-    Raises:
-        ValueError: Names ``where`` and the field.
-
-    """
-    for fields, types, prefix in ((record, _FIELD_TYPES, ""), (record.get("media", {}), _MEDIA_TYPES, "media.")):
-        if not isinstance(fields, dict):
-            raise ValueError(f"{where}, field 'media': must be an object, got {fields!r}")
-        for name, kinds in types.items():
-            value = fields.get(name)
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-                wanted = " or ".join(kind.__name__ for kind in kinds)
-                raise ValueError(f"{where}, field '{prefix}{name}': must be {wanted}, got {value!r}")
-    if record.get("mode", "sft") not in ("sft", "dpo"):
-        raise ValueError(f"{where}, field 'mode': must be 'sft' or 'dpo', got {record['mode']!r}")
-    order = record.get("media", {}).get("frame_order") or []
-    if not all(isinstance(position, int) and position >= 0 for position in order):
-        raise ValueError(f"{where}, field 'media.frame_order': must be a list of positions >= 0, got {order!r}")
-    _check_turns(record.get("history") or [], where, "history")
-
-
-def _check_turns(turns: Any, where: str, field: str) -> None:
-    if not isinstance(turns, list):
-        raise ValueError(f"{where}, field '{field}': must be a list of turns, got {turns!r}")
-    for turn in turns:
-        if (
-            not isinstance(turn, dict)
-            or not isinstance(turn.get("role"), str)
-            or not isinstance(turn.get("content"), str)
-        ):
-            raise ValueError(f"{where}, field '{field}': each turn needs role and content as text, got {turn!r}")
 
 
 def _read_rows(path: Path) -> list[Any]:
     if not path.is_file():
         raise ValueError(f"annotation file {path} does not exist")
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
+    lines = read_lines(path)
+    if next((line.lstrip() for line in lines if line.strip()), "").startswith("["):
         try:
-            rows: list[Any] = json.loads(text)
+            rows: list[Any] = json.loads("\n".join(lines))
         except ValueError as error:
             raise ValueError(f"{path}: not a JSON array ({error})") from error
         return rows
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
                 rows.append(json.loads(line))
@@ -192,12 +151,15 @@ def _ask(turns: list[dict[str, str]], where: str, field: str) -> Row:
 
 
 def _media(row: Row, where: str) -> dict[str, str]:
-    videos = row.get("videos", [])
-    if isinstance(videos, str):
-        videos = [videos]
-    if not isinstance(videos, list) or len(videos) > 1 or not all(isinstance(video, str) for video in videos):
+    videos = _listed(row.get("videos"))
+    if len(videos) > 1 or not all(isinstance(video, str) for video in videos):
         raise ValueError(f"{where}, field 'videos': must name one video, got {videos!r}")
     return {"video": videos[0]} if videos else {}
+
+
+def _listed(value: Any) -> list[Any]:
+    """A field that names files: a list of them, one, or nothing (null, absent)."""
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _text(row: Row, field: str, where: str) -> str:
@@ -209,7 +171,6 @@ def _text(row: Row, field: str, where: str) -> str:
 
 @register("lit_vpo", lambda row: "prompt" in row and "media" in row)
 def _own(row: Row, where: str) -> Row:
-    check_fields(row, where)
     return dict(row)
 
 
@@ -229,16 +190,21 @@ def _swift_dpo(row: Row, where: str) -> Row:
 
 
 @register("llamafactory_sft", lambda row: "messages" in row)
-def _llamafactory_sft(row: Row, where: str) -> Row:
-    *turns, answer = _turns(row, "messages", where) or [{"role": "", "content": ""}]
-    if answer["role"] != "assistant":
+def _llamafactory_sft(row: Row, where: str) -> list[Row]:
+    """One record for each of the assistant's turns: all are learnt, each after the turns before it."""
+    turns = _turns(row, "messages", where)
+    if not turns or turns[-1]["role"] != "assistant":
         raise ValueError(f"{where}, field 'messages': the last turn must be the assistant's (the answer to learn)")
-    return {
-        **_ask(turns, where, "messages"),
-        "media": _media(row, where),
-        "ground_truth": answer["content"],
-        "mode": "sft",
-    }
+    answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
+    return [
+        {
+            **_ask(turns[:number], where, "messages"),
+            "media": _media(row, where),
+            "ground_truth": turns[number]["content"],
+            "mode": "sft",
+        }
+        for number in answers
+    ]
 
 
 @register("llamafactory_dpo", lambda row: "conversations" in row and "chosen" in row and "rejected" in row)

@@ -87,21 +87,24 @@ def decode(
 
     Raises:
         BadSample: The video does not open, is truncated or has no frame in the window, or ``frame_order`` does not fit.
+        ValueError: ``num_frames`` below 1.
 
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be >= 1, got {num_frames}")
+    order = range(num_frames) if frame_order is None else frame_order
+    _check_order(order, num_frames)
     with _open(source) as container:
         stream = _video_stream(container)
         index = _index_frames(container, stream)
         seconds = index.seconds()
         plan = _sample(seconds, num_frames, start_s, end_s)
-        wanted = sorted(set(plan))
+        shown = [plan[position] for position in order]
+        wanted = sorted(set(shown))
         pictures = _decode_exact(container, stream, index, wanted, size) if index.exact else None
         rate = float(stream.average_rate or 0.0)
     if pictures is None:
         pictures = _decode_sequential(source, wanted, size)
-    shown = plan if frame_order is None else _reorder(plan, frame_order)
     place = {frame: position for position, frame in enumerate(wanted)}
     frames = torch.from_numpy(pictures[[place[frame] for frame in shown]].transpose(0, 3, 1, 2).copy())
     return Clip(frames, [seconds[frame] for frame in shown], _sampled_fps([seconds[frame] for frame in plan], rate))
@@ -134,9 +137,7 @@ def _open(source: bytes | Path) -> Iterator[Any]:
     try:
         with av.open(file, metadata_errors="ignore") as container:
             yield container
-    except BadSample:
-        raise
-    except (av.FFmpegError, OSError, EOFError, ValueError, IndexError) as error:
+    except av.FFmpegError as error:
         # the temporary names inside FFmpeg's messages would make equal failures look different
         raise BadSample(f"the video does not decode: {type(error).__name__}") from error
 
@@ -146,6 +147,8 @@ def _video_stream(container: Any) -> Any:
     stream = container.streams.best("video")
     if stream is None:
         raise BadSample("the file has no video stream")
+    if stream.codec_context is None:
+        raise BadSample("the video's codec is not known to this build of FFmpeg")
     # frame threads deadlock workers that stop before the end (NVIDIA-TAO/tao-pytorch#109); workers beat threads
     stream.thread_type = "SLICE"
     stream.codec_context.thread_count = 1
@@ -196,13 +199,12 @@ def _sample(seconds: list[float], num_frames: int, start_s: float | None, end_s:
     return [window[position] for position in np.linspace(0, len(window) - 1, num_frames).astype(int)]
 
 
-def _reorder(plan: list[int], frame_order: Sequence[int]) -> list[int]:
-    if len(frame_order) != len(plan) or any(not 0 <= position < len(plan) for position in frame_order):
+def _check_order(frame_order: Sequence[int], num_frames: int) -> None:
+    if len(frame_order) != num_frames or any(position not in range(num_frames) for position in frame_order):
         raise BadSample(
-            f"frame_order has {len(frame_order)} entries for {len(plan)} frames; "
-            f"it must name that many positions of 0..{len(plan) - 1}"
+            f"frame_order has {len(frame_order)} entries for {num_frames} frames; "
+            f"it must name that many positions of 0..{num_frames - 1}"
         )
-    return [plan[position] for position in frame_order]
 
 
 def _sampled_fps(seconds: list[float], rate: float) -> float:
@@ -230,7 +232,7 @@ def _decode_exact(container: Any, stream: Any, index: _FrameIndex, wanted: list[
             return None
         position = target
         pictures.append(_picture(scaler, frame, size))
-    return np.stack(pictures)
+    return _stack(pictures)
 
 
 def _decode_sequential(source: bytes | Path, wanted: list[int], size: int | None) -> Any:
@@ -246,6 +248,12 @@ def _decode_sequential(source: bytes | Path, wanted: list[int], size: int | None
                 break
     if len(pictures) < len(wanted):
         raise BadSample(f"the video is truncated: {len(pictures)} of {len(wanted)} sampled frames decode")
+    return _stack(pictures)
+
+
+def _stack(pictures: list[Any]) -> Any:
+    if any(picture.shape != pictures[0].shape for picture in pictures):
+        raise BadSample("the video changes its picture size on the way")
     return np.stack(pictures)
 
 

@@ -86,7 +86,10 @@ def _add_data(commands: Any) -> None:
     pack.add_argument("--annotations", required=True, metavar="FILE")
     pack.add_argument("--out", required=True, metavar="DIR")
     pack.add_argument(
-        "--rename", metavar="OLD=NEW", help="replace the prefix OLD of the annotations' media names by NEW"
+        "--rename",
+        default="",
+        metavar="OLD=NEW",
+        help="replace the prefix OLD of the annotations' media names by NEW; empty renames nothing",
     )
     pack.set_defaults(command=_pack)
     index = data.add_parser(
@@ -141,6 +144,15 @@ def _add_pairs(commands: Any) -> None:
     build.add_argument("--out", required=True)
     build.add_argument("--scorer", help="dotted path of a caption scorer: report how often chosen really is better")
     build.add_argument("--validation", type=int, default=0, metavar="N", help="hold out the pairs of the last N videos")
+    build.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="NAME_OR_PATH",
+        help="drop pairs by this rule, shipped or a dotted path (repeatable); default: all that are shipped",
+    )
+    build.add_argument("--max-pairs-per-video", type=int, metavar="N", help="keep N pairs of a video, drawn at random")
+    build.add_argument("--seed", type=int, default=0, help="of that draw")
     build.set_defaults(command=_build)
 
 
@@ -152,6 +164,12 @@ def _add_results(commands: Any) -> None:
     compare.add_argument("--out", help="where to write the table (.md; a .json goes beside it)")
     compare.add_argument("--seed", type=int, default=0)
     compare.set_defaults(command=_compare)
+    score = commands.add_parser("score", help="a table of each task's errors with 95 %% intervals")
+    score.add_argument("files", nargs="+", metavar="FILE", help="generations, JSONL")
+    score.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
+    score.add_argument("--out", help="where to write the table (.md; a .json goes beside it)")
+    score.add_argument("--seed", type=int, default=0)
+    score.set_defaults(command=_score)
     curves = commands.add_parser("curves", help="PNG curves of a run's metrics")
     curves.add_argument("run_dir")
     curves.add_argument("--out", help="default: RUN_DIR/curves.png")
@@ -217,7 +235,9 @@ def _prompts(args: argparse.Namespace) -> int | None:
 def _build(args: argparse.Namespace) -> int | None:
     from lit_vpo.pair_commands import write_pairs
 
-    write_pairs(args.generations, args.out, args.scorer, args.validation)
+    write_pairs(
+        args.generations, args.out, args.scorer, args.validation, args.filter, args.max_pairs_per_video, args.seed
+    )
     return None
 
 
@@ -225,6 +245,13 @@ def _compare(args: argparse.Namespace) -> int | None:
     from lit_vpo.compare import compare
 
     compare(args.before, args.after, args.scorer, args.out, args.seed)
+    return None
+
+
+def _score(args: argparse.Namespace) -> int | None:
+    from lit_vpo.score import score
+
+    score(args.files, args.scorer, args.out, args.seed)
     return None
 
 

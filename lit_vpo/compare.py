@@ -1,38 +1,32 @@
 """Two models' answers to the same prompts, compared: a table before/after with paired bootstrap intervals."""
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
+from lit_vpo.generations import (
+    CAPTION_STATISTICS,
+    QUESTION_STATISTICS,
+    Ratio,
+    Row,
+    finite,
+    is_question,
+    load_scorer,
+    models_of,
+    name_models,
+    per_clip,
+    read_generations,
+)
 from lit_vpo.metrics.bootstrap import Interval, bootstrap_ratio, paired_bootstrap
-from lit_vpo.metrics.captions import CaptionCounts
-from lit_vpo.preferences.registry import resolve
 from lit_vpo.protocols import CaptionScorer
 
-Row = dict[str, Any]
-Ratio = Callable[[Any], tuple[float, float]]
-
-CAPTION_STATISTICS: dict[str, Callable[[CaptionCounts], tuple[float, float]]] = {
-    "order error": lambda c: (c.discordant_pairs, c.matched_pairs),
-    "total event error": lambda c: (c.missed + c.incorrect + c.hallucinated, c.num_events),
-    "missed": lambda c: (c.missed, c.num_events),
-    "incorrect": lambda c: (c.incorrect, c.num_events),
-    "hallucinated": lambda c: (c.hallucinated, c.num_events),
-    "repetition": lambda c: (float(c.repeated_sentences > 0), 1),
-    "words per caption": lambda c: (c.num_words, 1),
-}
-QUESTION_STATISTICS: dict[str, Callable[[Row], tuple[float, float]]] = {
-    "question accuracy": lambda row: (float(_plain(row["response"]) == _plain(row["ground_truth"])), 1),
-    "questions unanswered": lambda row: (float(_plain(row["response"]) not in map(_plain, row["meta"]["options"])), 1),
-}
 _IN_WORDS = {"words per caption"}  # every other statistic is a share
 
 
@@ -58,7 +52,10 @@ class Line:
 
 
 def compare(before: str, after: str, scorer: str | CaptionScorer, out: str | None = None, seed: int = 0) -> list[Line]:
-    """Prints a table before / after / difference with 95 % paired bootstrap intervals, and writes it.
+    """Prints a table before / after / difference, each with its 95 % bootstrap interval, and writes it.
+
+    The intervals of the difference are paired: each resample draws the same clips for both. A footer names the models,
+    the hash of their base, the numbers of rows and clips and the seed.
 
     Rows with `meta.options` are questions: the answer is right if it equals `ground_truth` but for case, white space
     and full stops, and unanswered if it equals no option. All other rows are captions.
@@ -73,33 +70,30 @@ def compare(before: str, after: str, scorer: str | CaptionScorer, out: str | Non
     Raises:
         ValueError: If ids are missing on one side or stand twice, or the scorer is unknown.
     """
-    rows_before, rows_after = _read(before), _read(after)
+    rows_before, rows_after = read_generations(before), read_generations(after)
     _check_ids(rows_before, rows_after)
     score = load_scorer(scorer) if isinstance(scorer, str) else scorer
     lines = _lines(rows_before, rows_after, score, seed)
-    _print(lines, before, after)
+    models = {"before": models_of(rows_before.values()), "after": models_of(rows_after.values())}
+    facts = {
+        "num_rows": len(rows_before),
+        "num_clips": len({row["key"] for row in rows_before.values()}),
+        "seed": seed,
+        "scorer": scorer if isinstance(scorer, str) else getattr(scorer, "__name__", ""),
+    }
+    footer = [*(f"{side}: {name_models(found)}" for side, found in models.items()), _in_words(facts)]
+    _print(lines, footer, before, after)
     if out is not None:
         path = Path(out).with_suffix(".md")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_markdown(lines), encoding="utf-8")
-        facts = {"seed": seed, "scorer": scorer if isinstance(scorer, str) else getattr(scorer, "__name__", "")}
-        models = {"before": _models(rows_before), "after": _models(rows_after)}
-        content = {"num_rows": len(rows_before), **facts, "models": models, "lines": [asdict(line) for line in lines]}
-        path.with_suffix(".json").write_text(json.dumps(_finite(content), indent=1), encoding="utf-8")
+        path.write_text(_markdown(lines, footer), encoding="utf-8")
+        content = {**facts, "models": models, "lines": [asdict(line) for line in lines]}
+        path.with_suffix(".json").write_text(json.dumps(finite(content), indent=1), encoding="utf-8")
     return lines
 
 
-def load_scorer(name: str) -> CaptionScorer:
-    """A caption scorer by dotted path, such as `lit_vpo.datamodules.motion_world.score_caption`.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    return resolve("caption scorer", name, dict[str, CaptionScorer]())
-
-
 def _lines(before: Mapping[str, Row], after: Mapping[str, Row], score: CaptionScorer, seed: int) -> list[Line]:
-    questions = [name for name, row in before.items() if row.get("meta", {}).get("options")]
+    questions = [name for name, row in before.items() if is_question(row)]
     captions = [name for name in before if name not in set(questions)]
     lines: list[Line] = []
     for ids, statistics in ((captions, CAPTION_STATISTICS), (questions, QUESTION_STATISTICS)):
@@ -113,29 +107,9 @@ def _lines(before: Mapping[str, Row], after: Mapping[str, Row], score: CaptionSc
 
 
 def _line(name: str, ratio: Ratio, keys: Sequence[str], sides: Sequence[Sequence[Any]], seed: int) -> Line:
-    before, after = (_per_clip(keys, [ratio(each) for each in side]) for side in sides)
+    before, after = (per_clip(keys, [ratio(each) for each in side]) for side in sides)
     intervals = bootstrap_ratio(*before, seed), bootstrap_ratio(*after, seed), paired_bootstrap(before, after, seed)
     return Line(name, *intervals, num_rows=len(keys), num_clips=len(before[0]))
-
-
-def _per_clip(keys: Sequence[str], ratios: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
-    """Sums over the rows of each clip, (clips,) each: rows of one clip are not independent."""
-    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    sums = torch.zeros(len(place), 2, dtype=torch.float64)
-    sums.index_add_(0, torch.tensor([place[key] for key in keys]), torch.tensor(ratios, dtype=torch.float64))
-    return sums[:, 0], sums[:, 1]
-
-
-def _read(path: str) -> dict[str, Row]:
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist; write it with: python -m lit_vpo predict")
-    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    found = {row["id"]: row for row in rows}
-    if not rows or len(found) < len(rows):
-        raise ValueError(
-            f"{path} has {len(rows)} rows with {len(found)} different ids; it needs rows, and ids once each"
-        )
-    return found
 
 
 def _check_ids(before: Mapping[str, Row], after: Mapping[str, Row]) -> None:
@@ -148,48 +122,43 @@ def _check_ids(before: Mapping[str, Row], after: Mapping[str, Row]) -> None:
         )
 
 
-def _plain(text: str) -> str:
-    return "".join(text.lower().replace(".", " ").split())
-
-
-def _models(rows: Mapping[str, Row]) -> list[Any]:
-    models = {json.dumps(row.get("model"), sort_keys=True) for row in rows.values()}
-    return [json.loads(model) for model in sorted(models)]
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no nan: null stands for it."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _in_words(facts: Mapping[str, Any]) -> str:
+    return "{num_rows} rows of {num_clips} clips; bootstrap over clips, seed {seed}".format(**facts)
 
 
 def _cells(line: Line) -> tuple[str, ...]:
     unit, scale = ("", 1.0) if line.name in _IN_WORDS else (" %", 100.0)
-    ends = f"[{scale * line.difference.low:+.1f}, {scale * line.difference.high:+.1f}]"
-    values = (f"{scale * side.estimate:.1f}{unit}" for side in (line.before, line.after))
-    return (
-        line.name,
-        *values,
-        f"{scale * line.difference.estimate:+.1f} {ends}",
-        f"{line.num_rows} / {line.num_clips}",
+    before, after = (
+        f"{scale * side.estimate:.1f}{unit} [{scale * side.low:.1f}, {scale * side.high:.1f}]"
+        for side in (line.before, line.after)
     )
+    ends = f"[{scale * line.difference.low:+.1f}, {scale * line.difference.high:+.1f}]"
+    difference = f"{scale * line.difference.estimate:+.1f} {ends}"
+    return line.name, before, after, difference, f"{line.num_rows} / {line.num_clips}"
 
 
-_COLUMNS = ("", "before", "after", "difference [95 %]", "rows / clips")
+_COLUMNS = ("", "before [95 %]", "after [95 %]", "difference [95 %]", "rows / clips")
 
 
-def _markdown(lines: Sequence[Line]) -> str:
+def _markdown(lines: Sequence[Line], footer: Sequence[str]) -> str:
     rows = [_COLUMNS, ("---", "---:", "---:", "---:", "---:"), *map(_cells, lines)]
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    table = "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    return table + "\n" + "".join(f"- {line}\n" for line in footer)
 
 
-def _print(lines: Sequence[Line], before: str, after: str) -> None:
-    table = Table(title=f"before: {before}   after: {after}", title_justify="left")
+def _in_two_lines(cell: str) -> str:
+    """The interval under the value: all columns then fit 80 characters."""
+    return escape(cell.replace(" [", "\n["))
+
+
+def _print(lines: Sequence[Line], footer: Sequence[str], before: str, after: str) -> None:
+    console = Console()
+    console.print(f"before: {escape(before)}\nafter: {escape(after)}", soft_wrap=True)
+    table = Table(box=SIMPLE)
     for number, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(_in_two_lines(column), justify="left" if number == 0 else "right")
     for line in lines:
-        table.add_row(*(cell.replace("[", r"\[") for cell in _cells(line)))
-    Console().print(table)
+        table.add_row(*map(_in_two_lines, _cells(line)))
+    console.print(table)
+    for text in footer:
+        console.print(escape(text), soft_wrap=True)

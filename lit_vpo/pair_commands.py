@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_vpo.compare import load_scorer
+from lit_vpo.datamodules.atomic import read_lines, write_lines
 from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.overlay import Overlay
-from lit_vpo.preferences.pairs import DEFAULT_PROMPTS, build_pairs, pair_quality
+from lit_vpo.generations import load_scorer
+from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
 from lit_vpo.preferences.perturbations import perturbed_prompts
 
 
@@ -46,7 +47,15 @@ def write_prompts(
     Console().print(f"{len(rows)} prompts for {len(keys)} videos: {out}")
 
 
-def write_pairs(generations: str, out: str, scorer: str | None, num_validation: int = 0) -> None:
+def write_pairs(
+    generations: str,
+    out: str,
+    scorer: str | None = None,
+    num_validation: int = 0,
+    filters: Sequence[str] = (),
+    max_pairs_per_video: int | None = None,
+    seed: int = 0,
+) -> None:
     """Builds pairs from generations, writes the overlay, and prints what was dropped and why.
 
     Args:
@@ -54,29 +63,41 @@ def write_pairs(generations: str, out: str, scorer: str | None, num_validation: 
         out: The overlay; dropped pairs go to `<out stem>.dropped.jsonl` with their reasons.
         scorer: Dotted path of a caption scorer; with it the share of pairs whose chosen really is better is printed.
         num_validation: The pairs of this many videos (the last ones) go to `<out stem>.validation.jsonl` instead.
+        filters: Names or dotted paths of pair filters; empty means all that are shipped.
+        max_pairs_per_video: Keep at most this many pairs of a video, drawn at random; None keeps all.
+        seed: Address of that draw.
 
     Raises:
-        ValueError: If no pair is left.
+        ValueError: If a filter is unknown, no pair is left, or num_validation leaves no video to train on.
     """
-    rows = [json.loads(line) for line in Path(generations).read_text(encoding="utf-8").splitlines()]
-    pairs, dropped = build_pairs(rows)
+    rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
+    pairs, dropped = build_pairs(rows, tuple(filters) or DEFAULT_FILTERS, max_pairs_per_video, seed)
     if not pairs:
         raise ValueError(
             f"no pair left of {len(dropped)}; look at the reasons: {sorted({d['reason'] for d in dropped})}"
         )
     path = Path(out)
-    keys = list(dict.fromkeys(pair["key"] for pair in pairs))
-    held_out = set(keys[len(keys) - num_validation :])
-    Overlay(tuple(pair for pair in pairs if pair["key"] not in held_out)).save(path)
-    if num_validation:
-        validation = Overlay(tuple(pair for pair in pairs if pair["key"] in held_out))
-        validation.save(path.with_name(path.stem + ".validation.jsonl"))
-    path.with_name(path.stem + ".dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dropped))
+    _save(pairs, path, num_validation)
+    write_lines(path.with_name(path.stem + ".dropped.jsonl"), (json.dumps(row) for row in dropped))
     _print_counts(pairs, dropped)
     if scorer:
         quality = pair_quality(pairs, load_scorer(scorer), {row["key"]: row for row in rows})
         path.with_name(path.stem + ".quality.json").write_text(json.dumps(quality, indent=1))
         _print_quality(quality)
+
+
+def _save(pairs: list[dict[str, Any]], path: Path, num_validation: int) -> None:
+    keys = list(dict.fromkeys(pair["key"] for pair in pairs))
+    if not 0 <= num_validation < len(keys):
+        raise ValueError(
+            f"--validation must be >= 0 and leave a video to train on: got {num_validation} of the {len(keys)} videos "
+            "that have pairs"
+        )
+    held_out = set(keys[len(keys) - num_validation :])
+    Overlay(tuple(pair for pair in pairs if pair["key"] not in held_out)).save(path)
+    if num_validation:
+        validation = Overlay(tuple(pair for pair in pairs if pair["key"] in held_out))
+        validation.save(path.with_name(path.stem + ".validation.jsonl"))
 
 
 def _print_counts(pairs: list[dict[str, Any]], dropped: list[dict[str, Any]]) -> None:
@@ -88,8 +109,8 @@ def _print_counts(pairs: list[dict[str, Any]], dropped: list[dict[str, Any]]) ->
 
 
 def _print_quality(quality: dict[str, dict[str, float]]) -> None:
-    columns = list(next(iter(quality.values())))
-    table = Table("kind", *columns, title="how often chosen really is better")
-    for kind, values in quality.items():
-        table.add_row(kind, *(f"{values[c]:.3g}" for c in columns))
+    """Kinds are columns: few and short, where the statistics are many and long."""
+    table = Table("share of pairs", *quality, title="how often chosen really is better")
+    for name in next(iter(quality.values())):
+        table.add_row(name, *(f"{values[name]:.3g}" for values in quality.values()))
     Console().print(table)

@@ -43,31 +43,41 @@ def show(overlay: str, shards: str | None = None, n: int = 20, out: str = "pairs
     Raises:
         ValueError: If the overlay or the shards' manifest cannot be read.
     """
+    from lit_vpo.datamodules.check import num_frames_of
+    from lit_vpo.datamodules.loader import read_clip
     from lit_vpo.datamodules.manifest import Manifest
     from lit_vpo.datamodules.overlay import Overlay
+    from lit_vpo.datamodules.quarantine import BadSample
     from lit_vpo.datamodules.reader import RecordReader
-    from lit_vpo.datamodules.video import decode
 
     reader = RecordReader(Manifest.load(shards or Path(overlay).parent), Overlay.load(overlay), limit=n)
     place = {row["id"]: number for number, row in enumerate(reader.rows)}
 
-    def frames_of(row: Row) -> Tensor:
-        media = row["media"]
-        window = media.get("start_s"), media.get("end_s")
-        return decode(reader.video(place[row["id"]]), _NUM_FRAMES, *window).frames
+    def row_of(number: int) -> Row:
+        try:
+            return reader.record(number)
+        except BadSample:
+            # the page goes on with what the overlay says; frames_of meets the same fault and tells it
+            return reader.rows[number]
 
-    write_page([reader.record(number) for number in range(len(reader))], out, frames_of)
+    def frames_of(row: Row) -> Tensor | None:
+        number = place[row["id"]]
+        record = reader.record(number)
+        clip = read_clip(reader, number, record, num_frames_of(record, _NUM_FRAMES), size=None)
+        return None if clip is None else clip.frames
+
+    write_page([row_of(number) for number in range(len(reader))], out, frames_of)
     print(f"{len(reader)} pairs: {out}")
 
 
-def write_page(rows: Iterable[Row], out: str | Path, frames_of: Callable[[Row], Tensor]) -> None:
+def write_page(rows: Iterable[Row], out: str | Path, frames_of: Callable[[Row], Tensor | None]) -> None:
     """Writes the page.
 
     Args:
         rows: Records with prompt, chosen and rejected, and what else they have of r, perturbation and scores.
         out: The page; its folder is made.
-        frames_of: (T, 3, H, W) uint8 frames of a row's video. A ValueError (a video that cannot be decoded) is written
-            in place of the frames.
+        frames_of: (T, 3, H, W) uint8 frames of a row's video, None for text alone. A ValueError (a video that cannot be
+            decoded) is written in place of the frames.
     """
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,10 +115,11 @@ def strip(frames: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _section(row: Row, frames_of: Callable[[Row], Tensor]) -> str:
+def _section(row: Row, frames_of: Callable[[Row], Tensor | None]) -> str:
     chosen, rejected = mark_differences(row.get("chosen") or "", row.get("rejected") or "")
     try:
-        picture = f'<img alt="frames" src="{strip(frames_of(row))}">'
+        frames = frames_of(row)
+        picture = "<p>text alone</p>" if frames is None else f'<img alt="frames" src="{strip(frames)}">'
     except ValueError as error:
         picture = f"<p>no frames: {escape(str(error))}</p>"
     return f"""<section>

@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
-from lit_vpo.compare import compare, load_scorer
-from lit_vpo.metrics import CaptionCounts, caption_errors, paired_bootstrap
+from lit_vpo.compare import compare
+from lit_vpo.generations import load_scorer
+from lit_vpo.metrics import CaptionCounts, bootstrap_ratio, caption_errors, paired_bootstrap
 
 
 def scorer(caption, record):
@@ -22,7 +23,7 @@ def caption(number, counts, key=None, model="m0"):
         "response": " ".join(map(str, counts)),
         "num_events": counts[0],
     }
-    return {**row, "meta": {}, "model": {"name": model, "hash": f"{model}-hash"}}
+    return {**row, "meta": {}, "model": {"name": model, "hash": f"{model}-hash", "base": "b0"}}
 
 
 def question(number, response, answer="red"):
@@ -94,15 +95,23 @@ def test_written_table_and_json(tmp_path, capsys):
     )
     lines = compare(before, after, f"{__name__}.scorer", str(tmp_path / "out" / "table.md"), seed=3)
     table = (tmp_path / "out" / "table.md").read_text().splitlines()
-    assert len(table) == 2 + 7 + 2
-    assert table[2].startswith("| order error | 25.0 % | 0.0 % | -25.0 [")
-    assert "| words per caption | 21.7 | 14.0 | -7.7 [" in "\n".join(table)
-    assert table[9].startswith("| question accuracy | 100.0 % | 0.0 % | -100.0 [-100.0, -100.0] | 1 / 1 |")
+    assert len(table) == 2 + 7 + 2 + 1 + 3
+    assert table[2].startswith("| order error | 25.0 % [")
+    words = bootstrap_ratio(torch.tensor([20, 40, 5]), torch.ones(3), seed=3)
+    assert f"| words per caption | 21.7 [{words.low:.1f}, {words.high:.1f}] | 14.0 [" in "\n".join(table)
+    one_clip = "100.0 % [100.0, 100.0] | 0.0 % [0.0, 0.0] | -100.0 [-100.0, -100.0] | 1 / 1 |"
+    assert table[9] == f"| question accuracy | {one_clip}"
+    assert table[-3:] == [
+        "- before: unnamed; m0 (weights m0-hash, base b0)",
+        "- after: unnamed; m1 (weights m1-hash, base b0)",
+        "- 4 rows of 4 clips; bootstrap over clips, seed 3",
+    ]
     content = json.loads((tmp_path / "out" / "table.json").read_text(), parse_constant=pytest.fail)
     assert (content["num_rows"], content["seed"], content["scorer"]) == (4, 3, f"{__name__}.scorer")
-    assert content["models"]["after"] == [None, {"hash": "m1-hash", "name": "m1"}]
+    assert content["models"]["after"] == [None, {"base": "b0", "hash": "m1-hash", "name": "m1"}]
     assert content["lines"][1]["difference"]["low"] == lines[1].difference.low
-    assert "order error" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "order error" in printed and all(line[2:] in printed for line in table[-3:])
 
 
 def test_undefined_is_null_in_json(tmp_path):
@@ -124,6 +133,13 @@ def test_ids_must_match(tmp_path):
         compare(write(tmp_path / "c.jsonl", rows[:1] * 2), after, scorer)
     with pytest.raises(ValueError, match="does not exist"):
         compare(str(tmp_path / "none.jsonl"), after, scorer)
+
+
+def test_a_line_separator_inside_a_response_is_no_new_row(tmp_path):
+    row = {**question(0, "red\u2028"), "id": "q"}
+    path = tmp_path / "g.jsonl"
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert compare(str(path), str(path), scorer)[0].before.estimate == 1
 
 
 def test_scorer_by_dotted_path():

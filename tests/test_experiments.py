@@ -1,12 +1,16 @@
-"""Every committed YAML runs: experiments for two steps with their family made tiny, recipes as commands that parse."""
+"""Every committed YAML runs: experiments for two steps with their family made tiny, recipes as commands that parse.
 
+The demo also runs end to end, in small.
+"""
+
+import json
 import pathlib
 
 import pytest
 import yaml
 
-from lit_vpo.cli import main
-from lit_vpo.recipe import read_recipe
+from lit_vpo.cli import TRAINING, _parser, main
+from lit_vpo.recipe import read_log, read_recipe
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -37,9 +41,10 @@ def overrides(path, world, tmp_path):
     kind = "pairs" if config["data"]["class_path"] == "PreferenceDataModule" else "habits"
     for name in ("train", "val", "val_prompts", "val_questions", "predict"):
         if name in arguments:
-            overlay = {"train": kind, "val": kind, "val_questions": "questions"}.get(name)
+            overlay = {"train": kind, "val": kind, "val_questions": "questions"}.get(name, "habits")
             words += [f"--data.init_args.{name}.shards", str(world)]
-            words += [f"--data.init_args.{name}.overlay", str(world / f"{overlay}.jsonl") if overlay else "null"]
+            if "overlay" in arguments[name]:
+                words += [f"--data.init_args.{name}.overlay", str(world / f"{overlay}.jsonl")]
             words += [f"--data.init_args.{name}.limit", "4"]
     if "warmup_steps" in config["model"]["init_args"]:
         words += ["--model.init_args.warmup_steps", "1"]
@@ -71,18 +76,63 @@ def test_every_experiment_runs_two_steps(path, world, tmp_path, monkeypatch):
     main(["fit", "-c", str(copy), "-c", str(laid_over), *overrides(path, world, tmp_path / "run")])
     if any(c["class_path"] == "ModelCheckpoint" for c in config["trainer"]["callbacks"]):
         assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
-    if any(c["class_path"] == "SavePretrained" for c in config["trainer"]["callbacks"]):
-        assert (tmp_path / "written" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
-def test_every_stage_of_a_recipe_is_a_command_that_parses(path, monkeypatch):
-    from lit_vpo.cli import TRAINING, _parser
-
+def test_every_stage_of_a_recipe_is_a_command_that_parses(path, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
-    _, stages = read_recipe(path)
+    _, stages = read_recipe(path, {"run_dir": str(tmp_path)})
     for stage in stages:
-        if stage.words[0] in TRAINING:
-            assert stage.words[1] == "-c" and pathlib.Path(stage.words[2]).is_file()
-        else:
+        if stage.words[0] not in TRAINING:
             _parser().parse_args(list(stage.words))
+            continue
+        with pytest.raises(SystemExit) as done:
+            main([*stage.words, "--print_config"])
+        out, err = capsys.readouterr()
+        assert done.value.code == 0, err
+        config = yaml.safe_load(out)
+        assert config["run_dir"].startswith(str(tmp_path))
+        # the file's own folders stand only where this command does not look
+        unread = {"train", "val", "val_prompts", "val_questions", "predict"}
+        unread = unread - {"predict"} if stage.words[0] == "predict" else {"predict"}
+        for name in unread:
+            config["data"]["init_args"].pop(name, None)
+        assert "runs/" not in json.dumps(config), stage.name
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_a_fit_stage_can_go_on_and_names_what_it_makes(path):
+    for stage in read_recipe(path)[1]:
+        if stage.words[0] == "fit":
+            run_dir = pathlib.Path(stage.words[stage.words.index("--run_dir") + 1])
+            assert stage.out == run_dir
+            config = yaml.safe_load((ROOT / stage.words[2]).read_text())
+            keeps = any(c["class_path"] == "ModelCheckpoint" for c in config["trainer"]["callbacks"])
+            assert ("--ckpt_path" in stage.words) == keeps
+
+
+BASE = ROOT / "lit_vpo" / "models" / "assets" / "bases" / "motion_world_base"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (BASE / "model.safetensors").is_file(), reason="the shipped base is not there; make base")
+def test_the_demo_in_small_ends_with_its_table_and_a_second_launch_does_nothing(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    small = {"num_train": "24", "num_test": "8", "num_held_out": "4", "num_workers": "0"}
+    small |= {"max_steps": "5", "warmup_steps": "1"}  # metrics are logged every 5
+    words = ["run", "experiments/demo.yaml"]
+    for key, value in {**small, "run_dir": str(tmp_path)}.items():
+        words += ["--set", f"{key}={value}"]
+    main(words)
+    for name in ("table.md", "curves.png", "pairs.html", "dpo/config.yaml", "dpo/checkpoints/last.ckpt"):
+        assert (tmp_path / name).stat().st_size > 0
+    table = json.loads((tmp_path / "table.json").read_text())
+    before, after = table["models"]["before"], table["models"]["after"]
+    assert table["num_rows"] == table["num_clips"] == 8
+    assert len(before) == len(after) == 1 and before[0]["name"] == after[0]["name"] == "motion_world_base"
+    assert before[0]["hash"] != after[0]["hash"] and before[0]["base"] == after[0]["base"]
+    rows = read_log(tmp_path)
+    capfd.readouterr()
+    main(words)
+    assert read_log(tmp_path) == rows and capfd.readouterr().out.count("done before") == len(rows) // 2

@@ -1,10 +1,12 @@
 import json
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from lit_vpo.recipe import read_recipe, run_recipe, substitute
+from lit_vpo import recipe as recipes
+from lit_vpo.recipe import read_recipe, run_recipe, state_of, substitute
 
 GOOD = """
 set: {{run_dir: {run_dir}, seed: 0, flag: true}}
@@ -33,8 +35,10 @@ def test_stops_at_the_first_failing_stage_with_its_name_and_code(recipe, tmp_pat
     with pytest.raises(SystemExit) as stopped:
         run_recipe(recipe)
     assert stopped.value.code == 1
-    assert [(row["stage"], row["exit_code"]) for row in log(tmp_path)] == [("first", 0), ("second", 1)]
-    assert all(0 < row["seconds"] < 60 for row in log(tmp_path))
+    assert [(row["stage"], row["exit_code"]) for row in log(tmp_path)] == [
+        ("first", None), ("first", 0), ("second", None), ("second", 1)
+    ]  # fmt: skip
+    assert all((row["seconds"] is None) == (row["exit_code"] is None) for row in log(tmp_path))
     out, err = capfd.readouterr()
     assert "[1/3] first" in out and "[2/3] second" in out and "third" not in out
     assert "lit_vpo 0" in out  # the stage's own output
@@ -95,8 +99,12 @@ def test_substitution_knows_keys_only(text):
         ("{set: {seed: 0}, stages: [{name: a, run: b}]}", "must hold run_dir"),
         ("{set: {run_dir: [x]}, stages: [{name: a, run: b}]}", "single values"),
         ("{set: {run_dir: x}, stages: [{name: a}]}", "stage 1: needs `name` and `run`"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: b, when: c}]}", "nothing else"),
+        ("{set: {run_dir: x}, stages: [{name: a, run: b, when: c}]}", "nothing else but"),
         ("{set: {run_dir: x}, stages: [{name: a, run: 3}]}", "must be text"),
+        ("{set: {run_dir: x}, stages: [{name: a, run: b, out: 3}]}", "must be text"),
+        ("{set: {run_dir: x}, stages: [{name: a, run: b, out: y}]}", "y is not in"),
+        ("{set: {run_dir: x}, stages: [{name: a, run: b, out: '{run_dir}'}]}", "x is not in"),
+        ("{set: {run_dir: x}, stages: [{name: a, run: b, out: '{run_dir}/../y'}]}", "is not in"),
         ("{set: {run_dir: x}, stages: [{name: a, run: b}, {name: a, run: c}]}", "two stages are called a"),
         ("{set: {run_dir: x}, stages: [{name: a, run: 'b {c}'}]}", "unknown key 'c'; known: run_dir"),
         ("{set: {run_dir: x}, stages: [{name: a, run: 'b \"c'}]}", "No closing quotation"),
@@ -113,3 +121,124 @@ def test_malformed_recipes_are_refused(tmp_path, text, message):
 def test_missing_recipe(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         run_recipe(tmp_path / "none.yaml")
+
+
+MAKING = """
+set: {{run_dir: {run_dir}, num: 1, fails: ok}}
+stages:
+  - {{name: one, run: "make {{run_dir}}/one ok", out: "{{run_dir}}/one"}}
+  - {{name: two, run: "make {{run_dir}}/two {{num}}", out: "{{run_dir}}/two"}}
+  - {{name: three, run: "make {{run_dir}}/three {{fails}} --ckpt_path last", out: "{{run_dir}}/three"}}
+  - {{name: four, run: "make {{run_dir}}/four ok"}}
+"""
+
+
+@pytest.fixture
+def making(tmp_path, monkeypatch):
+    """A recipe whose commands make a folder that must not hold anything but a checkpoint, and what has run so far."""
+    file, ran = tmp_path / "making.yaml", []
+    file.write_text(MAKING.format(run_dir=tmp_path / "a run"))
+
+    def run(words):
+        _, out, how = words[3:6]
+        left = sorted(path.name for path in pathlib.Path(out).rglob("*.*"))
+        ran.append((pathlib.Path(out).name, left))
+        folder = pathlib.Path(out) / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        if how == "cut before a checkpoint":
+            (folder / "half.part").touch()
+            raise KeyboardInterrupt
+        (folder / "last.ckpt").touch()
+        if how == "cut":
+            raise KeyboardInterrupt
+        return subprocess.CompletedProcess(words, 3 if how == "fails" else 0)
+
+    monkeypatch.setattr(recipes.subprocess, "run", run)
+
+    def launch(only=(), error=None, **values):
+        ran.clear()
+        if error is None:
+            run_recipe(file, values, only)
+        else:
+            with pytest.raises(error):
+                run_recipe(file, values, only)
+        return list(ran)
+
+    return launch
+
+
+CLEAN = {name: (name, []) for name in ("one", "two", "three", "four")}
+
+
+def test_a_second_launch_runs_nothing(making, capfd):
+    assert making() == list(CLEAN.values())
+    assert making() == []
+    assert [line[6:] for line in capfd.readouterr().out.splitlines() if "done before" in line] == [
+        f"done before: {name}" for name in CLEAN
+    ]
+
+
+def test_a_changed_command_runs_clean_with_all_that_comes_after_it(making):
+    making()
+    # `four` names no `out`, so what it made stays
+    assert making(num="2") == [CLEAN["two"], CLEAN["three"], ("four", ["last.ckpt"])]
+    assert making(num="2") == []
+
+
+def test_a_failed_stage_is_run_again_and_goes_on_from_its_checkpoint(making):
+    assert making(error=SystemExit, num="fails") == [CLEAN["one"], CLEAN["two"]]
+    assert making(error=SystemExit, num="fails") == [CLEAN["two"]]  # does not resume: starts clean
+    assert making(error=SystemExit, fails="fails") == [CLEAN["two"], CLEAN["three"]]
+    assert making(error=SystemExit, fails="fails") == [("three", ["last.ckpt"])]
+
+
+def test_a_cut_training_goes_on_unless_something_before_it_changed(making):
+    making(error=KeyboardInterrupt, fails="cut")
+    assert making(error=KeyboardInterrupt, fails="cut") == [("three", ["last.ckpt"])]
+    assert making(error=KeyboardInterrupt, fails="cut", num="2") == [CLEAN["two"], CLEAN["three"]]
+    assert making(num="2") == [CLEAN["three"], CLEAN["four"]]  # its own command changed
+
+
+def test_a_training_cut_before_its_first_checkpoint_starts_clean(making):
+    making(error=KeyboardInterrupt, fails="cut before a checkpoint")
+    assert making(error=KeyboardInterrupt, fails="cut before a checkpoint") == [CLEAN["three"]]
+
+
+def test_a_stage_cut_after_an_earlier_one_ran_anew_is_not_taken_for_done(making):
+    making()
+    assert making(error=KeyboardInterrupt, num="cut") == [CLEAN["two"]]
+    # `two` runs again as it was first; the rows of `three` are older than its own
+    assert making() == [CLEAN["two"], CLEAN["three"], ("four", ["last.ckpt"])]
+
+
+def test_named_stages_run_always_and_make_the_later_ones_run(making):
+    making()
+    assert making(only=["two"]) == [CLEAN["two"]]
+    assert making() == [CLEAN["three"], ("four", ["last.ckpt"])]
+
+
+def test_what_the_recipe_never_made_is_left_alone(making, tmp_path):
+    mine = tmp_path / "a run" / "one" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    assert making()[0] == ("one", ["mine.txt"])
+    assert mine.exists()
+
+
+def test_states_by_hand():
+    stage = recipes.Stage("b", ("go",))
+    begun, done = ({"stage": "b", "command": "python -m lit_vpo go", "exit_code": code} for code in (None, 0))
+    before = {"stage": "a", "command": "x", "exit_code": 0}
+    assert state_of(stage, ["a"], [before]) == "new"
+    assert state_of(stage, ["a"], [before, begun]) == "cut"
+    assert state_of(stage, ["a"], [before, begun, done]) == "done"
+    assert state_of(stage, ["a"], [before, begun, done, before]) == "changed"
+    assert state_of(stage, [], [before, begun, done, before]) == "done"  # `a` comes later in the recipe
+    assert state_of(recipes.Stage("b", ("stop",)), ["a"], [before, begun, done]) == "changed"
+
+
+def test_a_broken_log_is_said(making, tmp_path):
+    making()
+    with (tmp_path / "a run" / "recipe.jsonl").open("a") as file:
+        file.write("{")
+    making(error=ValueError)

@@ -130,3 +130,27 @@ def test_show_reads_overlay_and_videos(tmp_path, capsys):
     (tmp_path / "videos" / "a.mkv").write_bytes(b"gone")
     show(str(overlay), str(tmp_path / "videos"), n=1, out=str(tmp_path / "pairs.html"))
     assert "no frames: member .mkv is cut" in (tmp_path / "pairs.html").read_text(encoding="utf-8")
+
+
+def test_show_goes_on_after_text_alone_and_after_a_json_that_is_no_record(tmp_path):
+    from lit_vpo.datamodules.manifest import index
+
+    colours = [(30 * i, 255 - 30 * i, 7) for i in range(8)]
+    for name in ("a", "b"):
+        encode(tmp_path / f"{name}.mkv", colours)
+    (tmp_path / "b.json").write_text("[1]")
+    index(tmp_path)
+    order = [3, 3, 0, 1]
+    rows = [
+        {**ROW, "id": "text", "media": {"video": None}},
+        {**ROW, "id": "broken", "key": "b", "chosen": "still shown"},
+        {**ROW, "id": "ordered", "media": {"frame_order": order}},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    show(str(tmp_path / "pairs.jsonl"), out=str(tmp_path / "pairs.html"))
+    page = (tmp_path / "pairs.html").read_text(encoding="utf-8")
+    assert page.count("<section>") == 3 and page.count("<p>text alone</p>") == 1
+    assert "no frames: member .json must be an object" in page and "still shown" in re.sub("</?mark>", "", page)
+    image = picture(re.search(r'src="([^"]+)"', page)[1])
+    plan = [0, 2, 4, 7]  # four frames spread over eight
+    assert [image.getpixel((16 * i + 8, 8)) for i in range(4)] == [colours[plan[n]] for n in order]

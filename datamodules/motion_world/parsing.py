@@ -56,7 +56,7 @@ def score_caption(caption: str, record: Mapping[str, Any], modalities: Sequence[
         modalities: The kinds of event that count.
 
     Raises:
-        ValueError: If an event's text is not one of MotionWorld's.
+        ValueError: If the record has no events, or an event's text is not one of MotionWorld's.
     """
     truth = _true_claims(record, modalities)
     lines = parse(caption)
@@ -81,6 +81,11 @@ def score_caption(caption: str, record: Mapping[str, Any], modalities: Sequence[
 
 
 def _true_claims(record: Mapping[str, Any], modalities: Sequence[str]) -> list[Claim]:
+    if "events" not in record:
+        raise ValueError(
+            f"record {record.get('id')!r} has no `events`: this scorer fits MotionWorld's records alone; give your own "
+            "scorer, a function (caption, record) -> CaptionCounts, by its dotted path"
+        )
     start, end = record.get("meta", {}).get("interval") or (0.0, float("inf"))
     claims = []
     for event in sorted(record["events"], key=lambda e: e["start_s"]):

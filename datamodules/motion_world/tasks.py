@@ -200,9 +200,19 @@ TASKS: dict[str, Task] = {
 MIXES = {
     # true captions and questions only: what a base needs to see
     "eyes": Mix({"timeline": 4, "stage": 1, "caption": 4, "interval": 1, "question": 2, "second_clip": 1}),
-    # every task, captions with habits
+    # every task, captions with habits; the timeline stays true, so that the eyes go on learning
     "habits": Mix(
-        {"caption": 5, "interval": 2, "question": 3, "second_clip": 1, "paragraph": 1, "refine": 1, "judge": 2}, HABITS
+        {
+            "caption": 5,
+            "timeline": 2,
+            "interval": 2,
+            "question": 3,
+            "second_clip": 1,
+            "paragraph": 1,
+            "refine": 1,
+            "judge": 2,
+        },
+        HABITS,
     ),
     "pairs": Mix({"pair": 1}),
     "questions": Mix({"question": 1}),

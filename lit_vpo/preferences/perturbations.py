@@ -148,7 +148,8 @@ def perturbed_prompts(
 
     Returns:
         For each key a clean row (`perturbation` None), then one row per kind and r with `media.frame_order`, `r` and
-        `difficulty`. A perturbation that can only be the clean order is left out, with a warning that counts it.
+        `difficulty`. A perturbation that can only be the clean order, or that shows the frames of one before it (two
+        groups shuffled are two groups reversed), is left out, with a warning that counts it.
 
     Raises:
         ValueError: If prompts, kinds or divisors are empty or repeat, a kind is unknown, or r < 2.
@@ -162,14 +163,31 @@ def perturbed_prompts(
         draw = torch.randint(len(prompts), (), generator=generator(seed, "prompt", key))
         asked = {"key": key, "prompt": prompts[int(draw)]}
         rows.append({**asked, "id": f"{key}/clean", "media": {}, "perturbation": None})
-        for kind, r in ((kind, r) for kind in kinds for r in divisors):
-            try:
-                rows.append({**asked, **_perturbed(key, kind, r, num_frames, seed)})
-            except NoPerturbation as reason:
-                skipped.append(str(reason))
+        forms, reasons = _forms(key, kinds, divisors, num_frames, seed)
+        rows += [{**asked, **form} for form in forms]
+        skipped += reasons
     for reason_text in sorted(set(skipped)):
         warnings.warn(f"{skipped.count(reason_text)} prompts skipped: {reason_text}", stacklevel=2)
     return rows
+
+
+def _forms(
+    key: str, kinds: Sequence[str], divisors: Sequence[int], num_frames: int, seed: int
+) -> tuple[list[Row], list[str]]:
+    """The different perturbed forms of one video, and why the others are left out."""
+    forms: dict[tuple[int, ...], Row] = {}
+    reasons = []
+    for kind, r in ((kind, r) for kind in kinds for r in divisors):
+        try:
+            form = _perturbed(key, kind, r, num_frames, seed)
+        except NoPerturbation as reason:
+            reasons.append(str(reason))
+            continue
+        first = forms.setdefault(tuple(form["media"]["frame_order"]), form)
+        if first is not form:
+            same = "{kind} at r={r}".format(**first["perturbation"])
+            reasons.append(f"{kind} at r={r} shows the same frames as {same}")
+    return list(forms.values()), reasons
 
 
 def _perturbed(key: str, kind: str, r: int, num_frames: int, seed: int) -> Row:

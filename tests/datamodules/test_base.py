@@ -1,7 +1,14 @@
 import pytest
 from lightning import LightningModule, Trainer
 
-from lit_vpo.datamodules import InstructionDataModule, PreferenceDataModule, PromptDataModule, Source, write_overlay
+from lit_vpo.datamodules import (
+    InstructionDataModule,
+    PreferenceDataModule,
+    PromptDataModule,
+    Source,
+    read_quarantine,
+    write_overlay,
+)
 
 
 @pytest.fixture
@@ -83,11 +90,56 @@ def test_wrong_settings_are_refused_at_construction(shards):
         ({"eval_batch_size": 0}, "eval_batch_size must be >= 1"),
         ({"num_workers": -1}, "num_workers must be >= 0"),
         ({"on_bad_sample": "skip"}, "on_bad_sample"),
-        ({"train": Source("absent")}, "train.shards: absent is not a folder"),
     ):
         with pytest.raises(ValueError, match=message):
             InstructionDataModule("unused", **options)
-    with pytest.raises(ValueError, match=r"data.train is not set"):
-        data = InstructionDataModule("unused")
-        data.processor = object()
-        data._loader("train", None, evaluation=False)
+
+
+def test_a_stage_asks_only_for_the_sources_it_reads(make, shards):
+    good, absent = Source(str(shards)), Source("absent")
+    data = make(PromptDataModule, predict=good, train=absent, val=absent, test_questions=absent)
+    data.setup("predict")
+    for stage, name in (("fit", "train"), ("validate", "val"), ("test", "test_questions")):
+        with pytest.raises(ValueError, match=f"data.{name}.shards: absent is not a folder; .*data pack"):
+            data.setup(stage)
+    with pytest.raises(ValueError, match=r"data.val_prompts.shards: absent"):
+        make(InstructionDataModule, train=good, val_prompts=absent).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("fit", "fit needs data.train; give it as train: {shards: FOLDER}"),
+        ("validate", "validate needs data.val or data.val_prompts or data.val_questions"),
+        ("test", "test needs data.test or data.test_prompts"),
+        ("predict", "predict needs data.predict"),
+    ],
+)
+def test_a_stage_without_a_source_of_its_own_is_refused_by_key(make, shards, stage, message):
+    source = Source(str(shards))
+    options = {"val": source} if stage in ("fit", "predict") else {"train": source, "predict": source}
+    with pytest.raises(ValueError, match=message):
+        make(InstructionDataModule, **options).setup(stage)
+
+
+def test_bad_samples_of_every_loader_are_counted_and_written_into_the_runs_folder(make, shards, tmp_path):
+    for number, name in enumerate(("train", "predict")):
+        write_overlay(tmp_path / f"{name}.jsonl", [{"key": f"s{number}", "prompt": ""}, {"key": "s3"}])
+    sources = {name: Source(str(shards), str(tmp_path / f"{name}.jsonl")) for name in ("train", "predict")}
+    data = make(PromptDataModule, **sources)
+    data.trainer = Trainer(default_root_dir=tmp_path / "run", logger=False, accelerator="cpu")
+    list(data.train_dataloader())
+    list(data.predict_dataloader())
+    assert data.num_quarantined == 2
+    lines = read_quarantine(tmp_path / "run")
+    assert [(line["key"], line["reason"], line["stage"]) for line in lines] == [
+        ("s0", "empty prompt", "run"),
+        ("s1", "empty prompt", "run"),
+    ]
+
+
+def test_pair_arguments_reach_the_base(make):
+    data = make(PreferenceDataModule, with_ground_truth=True, seed=7, num_workers=3)
+    assert (data.with_ground_truth, data.seed, data.num_workers) == (True, 7, 3)
+    with pytest.raises(TypeError, match="unknown"):
+        make(PreferenceDataModule, unknown=1)

@@ -57,9 +57,10 @@ def test_every_video_is_a_sample_and_every_annotation_a_row(tmp_path, folder, cl
     ]
     assert reader.record(1)["media"] == {"video": "sub/2.mp4"} and reader.video(1) == clips[1]
     reasons = {line["id"]: line["reason"] for line in read_quarantine(tmp_path / "out")}
-    assert set(reasons) == {"half", "a.json:4", "a.json:6"}
+    assert set(reasons) == {"half", "a.json:4", "a.json:5", "a.json:6"}
+    assert reasons["a.json:5"] == "its video half.mp4 is in quarantine"
     assert "no video 'gone.mp4'" in reasons["a.json:4"] and "names no video" in reasons["a.json:6"]
-    assert (packed.num_videos, packed.num_records, packed.num_quarantined) == (3, 3, 3)
+    assert (packed.num_videos, packed.num_records, packed.num_quarantined) == (3, 3, 4)
 
 
 def test_names_are_renamed_only_when_asked(tmp_path, folder):
@@ -146,3 +147,50 @@ def test_real_clips_with_the_questions_of_llamafactory(tmp_path):
     assert packed.num_records == 3 + packed.num_ignored_audios
     assert check(tmp_path / "out", packed.overlay, size=64) == []
     assert Overlay.load(packed.overlay).rows[0]["prompt"] == "Why is this video funny?"
+
+
+def test_every_answer_of_a_conversation_is_packed_with_an_id_of_its_own(tmp_path, folder):
+    turns = [("user", "<video>Who?"), ("assistant", "A cat."), ("user", "Where?"), ("assistant", "Here.")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    rows = [
+        {"messages": messages, "videos": ["gone.mp4"]},
+        {"messages": messages, "videos": ["1.mp4"]},
+        sft("gone.mp4"),
+    ]
+    packed = pack(folder, annotate(tmp_path / "a.json", rows), tmp_path / "out")
+    reader = RecordReader(Manifest.load(tmp_path / "out"), read_overlay(packed.overlay))
+    assert [(row["id"], row["prompt"]) for row in reader.rows] == [("1/0", "Who?"), ("1/1", "Where?")]
+    named = {line["id"] for line in read_quarantine(tmp_path / "out")}
+    assert named == {"half", "a.json:1", "a.json:3"}  # rows of the file, not records
+
+
+def test_a_pack_that_failed_leaves_nothing_in_the_next_ones_quarantine(tmp_path, folder):
+    with pytest.raises(ValueError, match="leads to a usable video"):
+        pack(folder, annotate(tmp_path / "a.json", [sft("gone.mp4")]), tmp_path / "out")
+    pack(folder, annotate(tmp_path / "a.json", [sft("1.mp4")]), tmp_path / "out")
+    assert [line["id"] for line in read_quarantine(tmp_path / "out")] == ["half"]
+
+
+def test_a_repaired_folder_is_clean_after_a_new_index(folder, clips):
+    index(folder)
+    assert [problem.key for problem in check(folder, num_frames=2)] == ["half"]
+    (folder / "half.mp4").write_bytes(clips[3])
+    index(folder)
+    assert check(folder, num_frames=2) == []
+
+
+def test_an_index_keeps_what_packing_left_out(tmp_path, folder):
+    pack(folder, annotate(tmp_path / "a.json", [sft("1.mp4"), sft("gone.mp4")]), tmp_path / "out")
+    before = read_quarantine(tmp_path / "out")
+    index(tmp_path / "out")
+    assert read_quarantine(tmp_path / "out") == before and len(before) == 2
+
+
+def test_text_alone_does_not_stand_for_a_look_at_the_video(tmp_path, clips):
+    folder = write_shards(tmp_path / "shards", clips[:1])
+    with (folder / "shard-000000.tar").open("r+b") as file:
+        file.seek(Manifest.load(folder).by_key["s0"].members["mp4"][0] + 99)
+        file.write(b"\0!\0!")
+    rows = [{"key": "s0", "id": "text", "media": {"video": None}}, {"key": "s0", "id": "seen"}]
+    write_overlay(tmp_path / "rows.jsonl", rows)
+    assert [problem.key for problem in check(folder, tmp_path / "rows.jsonl", num_frames=2)] == ["seen"]

@@ -148,6 +148,41 @@ def test_history_comes_before_the_prompt_even_where_the_template_knows_parts_onl
     assert text.index("hello there") < text.index("good day") < text.index("What?")
 
 
+def test_the_video_of_a_conversation_stands_before_the_first_words_of_the_user(processor, decoded):
+    history = [
+        {"role": "system", "content": "be short"},
+        {"role": "user", "content": "hello there"},
+        {"role": "assistant", "content": "good day"},
+    ]
+    ids = row_of(Collator(processor, "prompt")([(record(0, history=history), decoded[0])]), 0)
+    text = processor.tokenizer.decode(ids)
+    assert text.index("be short") < text.index(processor.video_token) < text.index("hello there")
+    assert text.rindex(processor.video_token) < text.index("hello there")
+
+
+def test_a_weight_of_zero_stays_zero(llava, decoded):
+    rows = [
+        (record(n, weight=weight), clip) for n, (weight, clip) in enumerate(zip((0, None, 2), decoded, strict=True))
+    ]
+    assert Collator(llava, "instruction")(rows)["weight"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_prompts_of_text_alone_stand_among_prompts_with_a_video(processor, decoded):
+    rows = [(record(0), None), (record(1), decoded[1]), (record(2), None), (record(0), decoded[0])]
+    batch = Collator(processor, "prompt")(rows)
+    assert batch["video_index"].tolist() == [-1, 0, -1, 1]
+    alone = [{"role": "user", "content": [{"type": "text", "text": record(n)["prompt"]}]} for n in (0, 2)]
+    texts = [processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False) for turn in alone]
+    plain = [processor.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    seeing = [one_by_one(processor, rows[row][0], rows[row][1]) for row in (1, 3)]
+    expected = [plain[0], seeing[0]["input_ids"][0].tolist(), plain[1], seeing[1]["input_ids"][0].tolist()]
+    length = max(map(len, expected))
+    assert batch["attention_mask"].tolist() == [[0] * (length - len(row)) + [1] * len(row) for row in expected]
+    assert [row_of(batch, n) for n in range(4)] == expected
+    pixels = torch.cat([torch.as_tensor(inputs["pixel_values_videos"]) for inputs in seeing])
+    assert torch.equal(batch["media"]["pixel_values_videos"], pixels)
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "reason"),
     [
@@ -163,12 +198,9 @@ def test_history_comes_before_the_prompt_even_where_the_template_knows_parts_onl
         ("question", {"meta": {"options": ["x", ""]}, "ground_truth": "x"}, "empty option"),
     ],
 )
-def test_records_that_make_no_row_are_bad_samples(llava, decoded, kind, fields, reason):
-    collator = Collator(llava, kind)
+def test_records_that_make_no_row_are_bad_samples(llava, kind, fields, reason):
     with pytest.raises(BadSample, match=reason):
-        collator.check(record(0, **fields))
-    with pytest.raises(BadSample, match=reason):
-        collator([(record(0, **fields), decoded[0])])
+        Collator(llava, kind).check(record(0, **fields))
 
 
 @pytest.mark.parametrize("field", ["prompt", "ground_truth"])

@@ -219,9 +219,16 @@ def test_an_evaluation_loader_starts_anew_however_far_it_came(make):
         ({"on_bad_sample": "skip"}, "'quarantine' or 'raise'"),
         ({"rank": 2, "world": 2}, "rank must lie in"),
         ({"world": 5}, "do not give 5 ranks"),
-        ({"batch_size": 8, "drop_last": True}, "make no batch"),
     ],
 )
 def test_wrong_numbers_are_refused_at_construction(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def test_a_samples_json_that_is_no_record_is_quarantined_and_the_run_goes_on(make, tmp_path, clips):
+    good = {"prompt": "What?", "ground_truth": "a cat"}
+    folder = write_shards(tmp_path / "a", clips[:3], [[good], {**good, "meta": {"options": 3}}, good])
+    loader = make(folder=folder, overlay=None, batch_size=3)
+    assert ids(loader) == [["s2"]]
+    assert sorted(line["key"] for line in loader.quarantine.added) == ["s0", "s1"]

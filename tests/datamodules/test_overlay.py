@@ -5,7 +5,7 @@ from clip_factory import write_shards
 
 from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.overlay import Overlay, read_overlay, write_overlay
-from lit_vpo.datamodules.quarantine import Quarantine
+from lit_vpo.datamodules.quarantine import BadSample, Quarantine, read_quarantine
 from lit_vpo.datamodules.reader import RecordReader
 
 
@@ -90,3 +90,42 @@ def test_a_limit_keeps_the_first_rows_and_changes_the_hash(shards):
     assert limited.overlay_hash != RecordReader(manifest).overlay_hash == ""
     with pytest.raises(ValueError, match="limit must be >= 1"):
         RecordReader(manifest, limit=0)
+
+
+SEPARATORS = "one\u2028two\u2029three\u0085four"
+
+
+def test_line_separators_inside_a_text_are_no_ends_of_lines(tmp_path, shards):
+    rows = [{"key": "s0", "chosen": SEPARATORS, "rejected": "a dog"}, {"key": "s1"}]
+    write_overlay(tmp_path / "pairs.jsonl", rows)
+    assert list(read_overlay(tmp_path / "pairs.jsonl").rows) == rows
+    Quarantine(tmp_path).add("a.tar", "s0", SEPARATORS)
+    assert read_quarantine(tmp_path)[0]["reason"] == SEPARATORS
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        ([1], "must be an object, got list"),
+        ("text", "must be an object, got str"),
+        ({"prompt": 3}, "field 'prompt': must be str"),
+        ({"media": []}, "field 'media': must be dict"),
+        ({"meta": "x"}, "field 'meta': must be dict"),
+        ({"meta": {"options": [1, 2]}}, "field 'meta.options'"),
+        ({"history": [{"role": "user"}]}, "field 'history'"),
+        ({"weight": float("nan")}, "field 'weight'"),
+    ],
+)
+def test_a_samples_json_that_is_no_record_is_a_bad_sample(tmp_path, clips, own, reason):
+    folder = write_shards(tmp_path / "a", clips[:1], [own])
+    for overlay in (None, Overlay(({"key": "s0", "prompt": "What?"},))):
+        with pytest.raises(BadSample, match=reason):
+            RecordReader(Manifest.load(folder), overlay).record(0)
+
+
+def test_null_fields_are_empty_on_both_sides(tmp_path, clips):
+    folder = write_shards(tmp_path / "a", clips[:2], [{"media": None, "meta": None, "id": 5}, {"meta": {"a": 1}}])
+    rows = ({"key": "s0", "media": {"end_s": 1.0}}, {"key": "s1", "media": None, "meta": None})
+    reader = RecordReader(Manifest.load(folder), Overlay(rows))
+    assert reader.record(0) == {"key": "s0", "id": "s0", "media": {"end_s": 1.0}, "meta": {}}
+    assert reader.record(1) == {"key": "s1", "id": "s1", "media": {}, "meta": {"a": 1}}

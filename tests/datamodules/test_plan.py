@@ -28,9 +28,8 @@ def test_the_order_is_the_same_on_every_machine():
     assert EpochPlan(8, 4).batches(0) == [[6, 2, 5, 4], [7, 1, 3, 0]]
 
 
-def test_without_shuffle_rows_keep_their_order_and_drop_last_cuts():
+def test_without_shuffle_rows_keep_their_order():
     assert EpochPlan(5, 2, shuffle=False).batches(3) == [[0, 1], [2, 3], [4]]
-    assert EpochPlan(5, 2, shuffle=False, drop_last=True).batches(0) == [[0, 1], [2, 3]]
 
 
 def test_spares_belong_to_their_slot():

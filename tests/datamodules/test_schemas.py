@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_vpo.datamodules.schemas import SCHEMAS, read_annotations, register, strip_tags, to_record
+from lit_vpo.datamodules.schemas import SCHEMAS, read_annotations, register, strip_tags, to_records
 
 REAL = Path(__file__).parents[2].parent / "shared" / "annotations" / "llamafactory"
 
@@ -34,21 +34,42 @@ DPO = {"prompt": "Why is this video funny?", "history": [], "media": {"video": "
     ],
 )
 def test_three_ways_of_writing_one_pair(name, row):
-    record = to_record(row, "f, row 1")
+    (record,) = to_records(row, "f, row 1")
     assert record.pop("meta")["schema"] == name
     assert record == DPO
 
 
-def test_supervised_rows_keep_earlier_turns_as_history():
+def test_every_answer_of_a_conversation_is_a_record_with_the_turns_before_as_history():
     turns = [("system", "Be short."), ("user", "<video>Who?"), ("assistant", "A cat."), ("user", "Where?")]
-    record = to_record({"messages": say(*turns, ("assistant", "Here.")), "videos": ["a.mp4"]}, "f, row 1")
-    assert record["history"] == say(("system", "Be short."), ("user", "Who?"), ("assistant", "A cat."))
-    assert (record["prompt"], record["ground_truth"], record["mode"]) == ("Where?", "Here.", "sft")
+    row = {"messages": say(*turns, ("assistant", "Here.")), "videos": ["a.mp4"]}
+    first, second = to_records(row, "f, row 1")
+    system = ("system", "Be short.")
+    assert first["history"] == say(system) and (first["prompt"], first["ground_truth"]) == ("Who?", "A cat.")
+    assert second["history"] == say(system, ("user", "Who?"), ("assistant", "A cat."))
+    assert (second["prompt"], second["ground_truth"], second["mode"]) == ("Where?", "Here.", "sft")
+    assert first["media"] == second["media"] == {"video": "a.mp4"}
+
+
+def test_records_know_their_row(tmp_path):
+    turns = [ASK, ("assistant", "a"), ("user", "And?"), ("assistant", "b")]
+    rows = [{"messages": say(*turns), "videos": ["a.mp4"]}, {"messages": say(*turns[:2]), "videos": ["b.mp4"]}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    read = read_annotations(tmp_path / "a.json")
+    assert read.row_numbers == [1, 1, 2] and [record["ground_truth"] for record in read.records] == ["a", "b", "a"]
+
+
+def test_null_lists_of_files_name_none_and_line_separators_stay_in_the_text(tmp_path):
+    row = {"messages": say(ASK, ("assistant", "one\u2028two")), "videos": None, "audios": None}
+    for name, text in (("a.jsonl", json.dumps(row, ensure_ascii=False)), ("a.json", json.dumps([row]))):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        read = read_annotations(tmp_path / name)
+        assert read.num_ignored_audios == 0 and read.records[0]["media"] == {}
+        assert read.records[0]["ground_truth"] == "one\u2028two"
 
 
 def test_our_own_record_passes_unchanged():
     row = {"prompt": "What?", "media": {"video": "a.mp4", "start_s": 1}, "ground_truth": "x", "meta": {"a": 1}}
-    assert to_record(row, "f, row 1") == {**row, "meta": {"a": 1, "schema": "lit_vpo"}}
+    assert to_records(row, "f, row 1") == [{**row, "meta": {"a": 1, "schema": "lit_vpo"}}]
 
 
 def test_json_array_and_jsonl_are_the_same(tmp_path):
@@ -104,7 +125,7 @@ def test_a_users_format_goes_on_the_registry():
         return {"prompt": row["question_text"], "media": {"video": row["file"]}}
 
     try:
-        assert to_record({"question_text": "What?", "file": "a.mp4"}, "f, row 1")["meta"] == {"schema": "mine"}
+        assert to_records({"question_text": "What?", "file": "a.mp4"}, "f, row 1")[0]["meta"] == {"schema": "mine"}
     finally:
         SCHEMAS.pop()
 

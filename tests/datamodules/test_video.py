@@ -8,6 +8,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from clip_factory import clip_bytes, encode_clip
 
+from lit_vpo.datamodules import video
 from lit_vpo.datamodules.quarantine import BadSample
 from lit_vpo.datamodules.video import VIDEO_EXTENSIONS, decode, probe
 
@@ -59,6 +60,45 @@ def test_frame_order_permutes_the_sampled_positions():
     assert torch.equal(shown.frames, plain.frames[[3, 0, 0, 2]])
     assert shown.timestamps_s == [plain.timestamps_s[position] for position in (3, 0, 0, 2)]
     assert shown.fps == plain.fps
+
+
+def test_only_frames_that_are_shown_are_decoded(monkeypatch):
+    made = []
+    picture = video._picture
+    monkeypatch.setattr(video, "_picture", lambda *args: made.append(1) or picture(*args))
+    order = [0, 0, 0, 0, 5, 5, 5, 5, 10, 10, 10, 10, 15, 15, 15, 15]
+    shown = decode(clip_bytes(), 16, frame_order=order)
+    assert len(made) == 4
+    monkeypatch.undo()
+    plain = decode(clip_bytes(), 16)
+    assert torch.equal(shown.frames, plain.frames[order]) and shown.fps == plain.fps
+
+
+def test_a_wrong_order_is_refused_before_the_video_is_opened():
+    with pytest.raises(BadSample, match="frame_order"):
+        decode(b"no video", 4, frame_order=[0])
+
+
+def test_our_own_mistakes_are_no_bad_samples(monkeypatch):
+    def mistaken(*args):
+        raise IndexError("a mistake of ours")
+
+    monkeypatch.setattr(video, "_sample", mistaken)
+    with pytest.raises(IndexError, match="a mistake of ours"):
+        decode(clip_bytes(num_frames=4), 2)
+
+
+def test_an_unknown_codec_is_a_bad_sample():
+    source = clip_bytes(num_frames=4).replace(b"avc1", b"xxxx")
+    for read in (probe, lambda source: decode(source, 2)):
+        with pytest.raises(BadSample, match="codec is not known"):
+            read(source)
+
+
+def test_pictures_of_changing_size_are_a_bad_sample():
+    parts = [clip_bytes(num_frames=8, side=side, container="h264") for side in (32, 64)]
+    with pytest.raises(BadSample, match="changes its picture size"):
+        decode(b"".join(parts), 16)
 
 
 def test_fewer_frames_than_asked_repeat():

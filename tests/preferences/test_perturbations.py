@@ -187,6 +187,15 @@ def test_impossible_perturbations_are_skipped_and_said():
     assert [row["id"] for row in rows] == ["a/clean", "b/clean"]
 
 
+def test_the_same_frames_are_asked_about_once():
+    with pytest.warns(UserWarning, match="2 prompts skipped: shuffle at r=2 shows the same frames as reverse at r=2"):
+        rows = perturbed_prompts(["a", "b"], ["P"], ["reverse", "shuffle"], [2], num_frames=16, seed=0)
+    assert [row["id"] for row in rows] == ["a/clean", "a/reverse-2", "b/clean", "b/reverse-2"]
+    with pytest.warns(UserWarning, match="1 prompts skipped: reverse at r=8 shows the same frames as reverse at r=16"):
+        rows = perturbed_prompts(["a"], ["P"], ["reverse"], [16, 8], num_frames=8, seed=0)
+    assert [row["id"] for row in rows] == ["a/clean", "a/reverse-16"]
+
+
 @pytest.mark.parametrize(
     ("prompts", "kinds", "divisors"), [([], ["drop"], [2]), (["P"], [], [2]), (["P"], ["drop"], [2, 2])]
 )

@@ -1,0 +1,68 @@
+"""The types of a record's known fields, checked wherever a record comes in: annotations, overlays, a sample's json."""
+
+import math
+from typing import Any
+
+Row = dict[str, Any]
+
+_FIELD_TYPES: dict[str, tuple[type, ...]] = {
+    "id": (str,),
+    "media": (dict,),
+    "prompt": (str,),
+    "history": (list,),
+    "chosen": (str,),
+    "rejected": (str,),
+    "ground_truth": (str,),
+    "mode": (str,),
+    "weight": (int, float),
+    "events": (list,),
+    "r": (int,),
+    "perturbation": (dict,),
+    "difficulty": (int, float),
+    "scores": (dict,),
+    "meta": (dict,),
+}
+_MEDIA_TYPES: dict[str, tuple[type, ...]] = {
+    "video": (str,),
+    "start_s": (int, float),
+    "end_s": (int, float),
+    "frame_order": (list,),
+}
+
+
+def check_fields(record: Row, where: str) -> None:
+    """Check the types of a record's known fields (any may be absent or null).
+
+    Raises:
+        ValueError: Names ``where`` and the field.
+
+    """
+    media, meta = record.get("media") or {}, record.get("meta") or {}
+    for fields, types, prefix in ((record, _FIELD_TYPES, ""), (media, _MEDIA_TYPES, "media.")):
+        for name, kinds in types.items():
+            value = fields.get(name)
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                raise ValueError(f"{where}, field '{prefix}{name}': must be {wanted}, got {value!r}")
+    if record.get("mode") not in (None, "sft", "dpo"):
+        raise ValueError(f"{where}, field 'mode': must be 'sft' or 'dpo', got {record['mode']!r}")
+    weight = record.get("weight")
+    if weight is not None and not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"{where}, field 'weight': must be a finite number >= 0, got {weight!r}")
+    order = media.get("frame_order") or []
+    if not all(isinstance(position, int) and position >= 0 for position in order):
+        raise ValueError(f"{where}, field 'media.frame_order': must be a list of positions >= 0, got {order!r}")
+    options = meta.get("options")
+    if options is not None and not (isinstance(options, list) and all(isinstance(text, str) for text in options)):
+        raise ValueError(f"{where}, field 'meta.options': must be a list of texts, got {options!r}")
+    _check_turns(record.get("history") or [], where)
+
+
+def _check_turns(turns: list[Any], where: str) -> None:
+    for turn in turns:
+        if (
+            not isinstance(turn, dict)
+            or not isinstance(turn.get("role"), str)
+            or not isinstance(turn.get("content"), str)
+        ):
+            raise ValueError(f"{where}, field 'history': each turn needs role and content as text, got {turn!r}")

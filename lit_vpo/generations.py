@@ -1,0 +1,108 @@
+"""Generations, the JSON lines that `predict` writes: what is read from them, and which ratios score a row."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lit_vpo.datamodules.atomic import read_lines
+from lit_vpo.metrics.captions import CaptionCounts
+from lit_vpo.preferences.registry import resolve
+from lit_vpo.protocols import CaptionScorer
+
+Row: TypeAlias = dict[str, Any]
+Ratio: TypeAlias = Callable[[Any], tuple[float, float]]
+"""Numerator and denominator that one row, or the counts of one caption, adds to a statistic."""
+
+CAPTION_STATISTICS: dict[str, Callable[[CaptionCounts], tuple[float, float]]] = {
+    "order error": lambda c: (c.discordant_pairs, c.matched_pairs),
+    "total event error": lambda c: (c.missed + c.incorrect + c.hallucinated, c.num_events),
+    "missed": lambda c: (c.missed, c.num_events),
+    "incorrect": lambda c: (c.incorrect, c.num_events),
+    "hallucinated": lambda c: (c.hallucinated, c.num_events),
+    "repetition": lambda c: (float(c.repeated_sentences > 0), 1),
+    "words per caption": lambda c: (c.num_words, 1),
+}
+QUESTION_STATISTICS: dict[str, Callable[[Row], tuple[float, float]]] = {
+    "question accuracy": lambda row: (float(is_right(row)), 1),
+    "questions unanswered": lambda row: (float(plain(row["response"]) not in map(plain, row["meta"]["options"])), 1),
+}
+
+
+def read_generations(path: str | Path) -> dict[str, Row]:
+    """The rows of a file by their ids.
+
+    Raises:
+        ValueError: If there is no file, no row, or an id stands twice.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist; write it with: python -m lit_vpo predict")
+    rows = [json.loads(line) for line in read_lines(Path(path)) if line.strip()]
+    found = {row["id"]: row for row in rows}
+    if not rows or len(found) < len(rows):
+        raise ValueError(
+            f"{path} has {len(rows)} rows with {len(found)} different ids; it needs rows, and ids once each"
+        )
+    return found
+
+
+def load_scorer(name: str) -> CaptionScorer:
+    """A caption scorer by dotted path, such as `lit_vpo.datamodules.motion_world.score_caption`.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    return resolve("caption scorer", name, dict[str, CaptionScorer]())
+
+
+def is_question(row: Row) -> bool:
+    """Whether a row has options to choose from."""
+    return bool(row.get("meta", {}).get("options"))
+
+
+def is_right(row: Row) -> bool:
+    """Whether the response is the ground truth but for case, white space and full stops."""
+    return plain(row["response"]) == plain(row["ground_truth"])
+
+
+def plain(text: str) -> str:
+    """A text without case, white space and full stops."""
+    return "".join(text.lower().replace(".", " ").split())
+
+
+def per_clip(keys: Sequence[str], ratios: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
+    """Sums over the rows of each clip, (clips,) float64 each: rows of one clip are not independent."""
+    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    sums = torch.zeros(len(place), 2, dtype=torch.float64)
+    sums.index_add_(0, torch.tensor([place[key] for key in keys]), torch.tensor(ratios, dtype=torch.float64))
+    return sums[:, 0], sums[:, 1]
+
+
+def models_of(rows: Iterable[Row]) -> list[Any]:
+    """The different `model` entries of rows: {name, hash, base}, None for rows that name none."""
+    models = {json.dumps(row.get("model"), sort_keys=True) for row in rows}
+    return [json.loads(model) for model in sorted(models)]
+
+
+def name_models(models: Iterable[Mapping[str, str] | None]) -> str:
+    """Models in words: name, hash of the weights, hash of the frozen base."""
+    texts = (
+        "unnamed"
+        if model is None
+        else f"{model.get('name')} (weights {model.get('hash')}, base {model.get('base', 'unknown')})"
+        for model in models
+    )
+    return "; ".join(texts)
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which knows no nan and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

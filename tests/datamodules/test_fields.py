@@ -1,0 +1,25 @@
+import math
+
+import pytest
+
+from lit_vpo.datamodules.fields import check_fields
+
+
+@pytest.mark.parametrize("weight", [-1, -0.5, math.nan, math.inf, "1", True])
+def test_a_weight_is_a_finite_number_from_zero_on(weight):
+    with pytest.raises(ValueError, match="here, field 'weight'"):
+        check_fields({"weight": weight}, "here")
+    for good in (0, 0.0, 2, 0.5, None):
+        check_fields({"weight": good}, "here")
+
+
+@pytest.mark.parametrize("options", ["yes", {"a": 1}, ["yes", 1], [None]])
+def test_options_are_a_list_of_texts(options):
+    with pytest.raises(ValueError, match=r"here, field 'meta.options'"):
+        check_fields({"meta": {"options": options}}, "here")
+
+
+def test_null_is_the_same_as_absent():
+    names = ("media", "meta", "history", "mode", "prompt", "chosen", "weight", "events", "scores", "perturbation")
+    check_fields(dict.fromkeys(names), "here")
+    check_fields({"media": {"video": None, "frame_order": None}, "meta": {"options": None}}, "here")

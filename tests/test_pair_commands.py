@@ -1,0 +1,64 @@
+import json
+
+import pytest
+
+from lit_vpo.cli import main
+
+EVENT = {"text": "The red square moves left.", "start_s": 0.0, "end_s": 1.0, "modality": "visual"}
+TEXTS = {None: "The red square moves left.", "reverse": "The red square moves up.", "drop": "Nothing."}
+
+
+@pytest.fixture
+def generations(tmp_path):
+    """Three videos, each with a clean answer and two others."""
+    rows = [
+        {
+            "key": key, "id": f"{key}/{kind}", "prompt": "?", "response": text, "finished": True, "events": [EVENT],
+            "perturbation": {"kind": kind, "r": 4} if kind else None,
+        }
+        for key in "abc"
+        for kind, text in TEXTS.items()
+    ]  # fmt: skip
+    path = tmp_path / "g.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def build(generations, *words):
+    out = generations.with_name("pairs.jsonl")
+    main(["pairs", "build", str(generations), "--out", str(out), *words])
+    return out
+
+
+def keys(path):
+    return [json.loads(line)["key"] for line in path.read_text().splitlines()]
+
+
+def test_the_last_videos_are_held_out(generations):
+    out = build(generations, "--validation", "2")
+    assert keys(out) == ["a", "a"] and keys(out.with_name("pairs.validation.jsonl")) == ["b", "b", "c", "c"]
+
+
+@pytest.mark.parametrize("num", ["-1", "3", "4"])
+def test_a_video_must_be_left_to_train_on(generations, num):
+    with pytest.raises(ValueError, match=f"got {num} of the 3 videos that have pairs"):
+        build(generations, f"--validation={num}")
+    assert not generations.with_name("pairs.jsonl").exists()
+
+
+def test_the_quality_table_is_whole_on_a_narrow_terminal(generations, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = build(generations, "--scorer", "lit_vpo.datamodules.motion_world.score_caption")
+    quality = json.loads(out.with_name("pairs.quality.json").read_text())
+    assert quality["all"]["num_pairs"] == 6 and quality["reverse"]["error_better"] == 1
+    printed = capsys.readouterr().out
+    assert "…" not in printed and all(name in printed for name in (*quality, *quality["all"]))
+
+
+def test_max_pairs_per_video_is_drawn_by_the_seed(generations):
+    drawn = {
+        tuple(json.loads(line)["id"] for line in build(generations, *words, "--seed", seed).read_text().splitlines())
+        for words in [("--max-pairs-per-video", "1")]
+        for seed in "0123"
+    }
+    assert len(drawn) > 1 and all(len(ids) == 3 for ids in drawn)
