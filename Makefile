@@ -21,6 +21,7 @@ check: .venv/installed
 
 bench: .venv/installed
 	.venv/bin/python benchmarks/motion_world.py
+	.venv/bin/python benchmarks/startup.py
 
 base: .venv/installed
 	$(RUN) run experiments/base_model.yaml
