@@ -41,7 +41,7 @@ class CaptionScores(Callback):
         for row in outputs["generations"]:
             scope = row.get("meta", {}).get("scope", "video")
             if scope not in self.errors:
-                raise ValueError(f"record {row['id']}: meta.scope must be one of {', '.join(self.errors)}, got {scope!r}")
+                raise ValueError(f"record {row['id']}: meta.scope must be video or interval, got {scope!r}")
             self.errors[scope].update(self.scorer(row["response"], row))
 
     @override

@@ -161,7 +161,7 @@ def _wandb_id(run_dir: Path) -> str:
 
 
 def _refuse_second_run(run_dir: Path) -> None:
-    """A fresh run in a used folder would save beside the old `last.ckpt`, and whoever reads that gets the old model."""
+    """A fresh run in a used folder would save beside the old `last.ckpt`, and its readers would get the old model."""
     if any((run_dir / "checkpoints").glob("*.ckpt")):
         raise ValueError(
             f"{run_dir} already holds a run; choose another --run_dir, go on with --ckpt_path last, or remove the folder"
