@@ -164,7 +164,7 @@ def _refuse_second_run(run_dir: Path) -> None:
     """A fresh run in a used folder would save beside the old `last.ckpt`, and its readers would get the old model."""
     if any((run_dir / "checkpoints").glob("*.ckpt")):
         raise ValueError(
-            f"{run_dir} already holds a run; choose another --run_dir, go on with --ckpt_path last, or remove the folder"
+            f"{run_dir} already holds a run; take another --run_dir, go on with --ckpt_path last, or remove the folder"
         )
 
 
