@@ -56,6 +56,7 @@ class VideoShardDataModule(LightningDataModule):
         num_frames: Frames of every clip.
         size: Short side of the frames in pixels; null keeps the video's own.
         batch_size: Rows of a training batch.
+        rows_per_video: Up to so many training rows of one video stand together, which are decoded and encoded once.
         eval_batch_size: Rows of a batch elsewhere; null takes ``batch_size``.
         num_workers: Processes that decode; 0 decodes in the main process.
         seed: Of the order of the training rows.
@@ -83,6 +84,7 @@ class VideoShardDataModule(LightningDataModule):
         num_frames: int = 16,
         size: int | None = None,
         batch_size: int = 8,
+        rows_per_video: int = 1,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -91,6 +93,7 @@ class VideoShardDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         numbers = {"num_frames": num_frames, "size": size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        numbers["rows_per_video"] = rows_per_video
         for name, number in numbers.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be >= 1, got {number}")
@@ -111,6 +114,7 @@ class VideoShardDataModule(LightningDataModule):
         }
         self.num_frames, self.size = num_frames, size
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.rows_per_video = rows_per_video
         self.num_workers, self.seed = num_workers, seed
         self.on_bad_sample, self.quarantine = on_bad_sample, quarantine
         self.processor: Any = None
@@ -213,6 +217,7 @@ class VideoShardDataModule(LightningDataModule):
             quarantine=self.quarantine or (trainer.default_root_dir if trainer is not None else None),
             rank=rank,
             world=world,
+            rows_per_video=1 if evaluation else self.rows_per_video,
         )
 
 

@@ -1,11 +1,11 @@
 """Records and clips to model inputs, through the family's own processor; the batch is checked before any forward.
 
-Every video is processed once for a batch, however many rows of text look at it. Responses are tokenised apart from
+Every video is processed once for a batch, however many records and rows of text look at it. Responses are tokenised apart from
 their prompt and joined by ids, so chosen and rejected share the prompt's tokens exactly.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -51,6 +51,14 @@ def check_texts(record: Record, kind: Kind, with_ground_truth: bool = False) -> 
             raise BadSample(f"empty {name}")
     if kind == "preference" and responses[0].strip() == responses[1].strip():
         raise BadSample("chosen = rejected")
+
+
+class _MediaRun(NamedTuple):
+    """Tokens of a video in a prompt: they replace the placeholder and some tokens around it."""
+
+    before: int
+    after: int
+    ids: list[int]
 
 
 class Collator:
@@ -139,11 +147,24 @@ class Collator:
         return [[*row, self.eos_token_id] for row in ids]
 
     def _process(self, examples: Sequence[tuple[Record, Clip | None]]) -> tuple[list[list[int]], dict[str, Tensor]]:
-        """Prompt ids with expanded placeholders, and the video tensors of the whole batch."""
+        """Prompt ids with expanded placeholders, and the tensors of the batch's videos, each processed once."""
         texts = [self._prompt(record, clip is not None) for record, clip in examples]
-        clips = [clip for _, clip in examples if clip is not None]
-        if not clips:
-            return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"]), {}
+        prompts: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        videos = _numbers([clip for _, clip in examples])
+        leaders = [videos.index(video) for video in range(max(videos) + 1)]  # the first example that shows it
+        if not leaders:
+            return prompts, {}
+        expanded, media = self._process_videos([texts[i] for i in leaders], [examples[i][1] for i in leaders])
+        runs = [self._media_run(prompts[i], ids) for i, ids in zip(leaders, expanded, strict=True)]
+        prompts = [
+            self._expand(prompt, runs[video]) if video >= 0 else prompt
+            for prompt, video in zip(prompts, videos, strict=True)
+        ]
+        self._check_placeholders([prompts[i] for i in leaders], media)
+        return prompts, media
+
+    def _process_videos(self, texts: list[str], clips: Sequence[Any]) -> tuple[list[list[int]], dict[str, Tensor]]:
+        """What the family's processor makes of videos, each with one text."""
         metadata = []
         for clip in clips:
             shown = len(clip.frames)
@@ -153,16 +174,25 @@ class Collator:
             text=texts,
             videos=[clip.frames for clip in clips],
             videos_kwargs={"do_sample_frames": False, "video_metadata": metadata, "return_metadata": True},
+            text_kwargs={"add_special_tokens": False},  # the chat template has written them
         )
-        prompts: list[list[int]] = inputs.pop("input_ids")
-        media = {
-            name: _stack(value)
-            for name, value in inputs.items()
-            if name not in ("attention_mask", "mm_token_type_ids", "video_metadata")
-        }
-        seeing = [prompt for prompt, (_, clip) in zip(prompts, examples, strict=True) if clip is not None]
-        self._check_placeholders(seeing, media)
-        return prompts, media
+        ids: list[list[int]] = inputs.pop("input_ids")
+        unused = ("attention_mask", "mm_token_type_ids", "video_metadata")
+        return ids, {name: _stack(value) for name, value in inputs.items() if name not in unused}
+
+    def _media_run(self, plain: list[int], expanded: list[int]) -> _MediaRun:
+        """What the processor put in the place of a video's placeholder, which may take neighbours with it."""
+        place = plain.index(self.video_token_id)
+        same = [a == b for a, b in zip(plain, expanded, strict=False)]
+        before = place - min(place, (same + [False]).index(False))
+        tail = len(plain) - place - 1
+        same = [a == b for a, b in zip(reversed(plain), reversed(expanded), strict=False)]
+        after = tail - min(tail, (same + [False]).index(False))
+        return _MediaRun(before, after, expanded[place - before : len(expanded) - (tail - after)])
+
+    def _expand(self, plain: list[int], run: _MediaRun) -> list[int]:
+        place = plain.index(self.video_token_id)
+        return plain[: place - run.before] + run.ids + plain[place + 1 + run.after :]
 
     def _prompt(self, record: Record, with_video: bool) -> str:
         # text parts, never plain strings: several families' templates loop over parts and would print nothing
@@ -217,9 +247,9 @@ class Collator:
 
 
 def _numbers(clips: Sequence[Clip | None]) -> list[int]:
-    """Number of each example's video among the batch's videos, -1 for text alone."""
-    seen = [clip is not None for clip in clips]
-    return [sum(seen[:i]) if there else -1 for i, there in enumerate(seen)]
+    """Number of each example's video among the batch's videos, -1 for text alone; one clip object is one video."""
+    numbers: dict[int, int] = {}
+    return [-1 if clip is None else numbers.setdefault(id(clip), len(numbers)) for clip in clips]
 
 
 def _weight(record: Record) -> float:

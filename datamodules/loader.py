@@ -1,5 +1,6 @@
 """The loader: a length, a position, an epoch; the same batches for any number of workers, a state of a few bytes."""
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ class ShardLoader:
         quarantine: Folder for ``quarantine.jsonl``; None only counts.
         rank: This process; it takes batches ``rank``, ``rank + world``, ...
         world: Processes; the epoch is cut to a multiple of it, so all have as many batches.
+        rows_per_video: Rows of one video that stand together where rows are shuffled; see ``EpochPlan``.
 
     Raises:
         ValueError: Numbers out of range.
@@ -68,6 +70,7 @@ class ShardLoader:
         quarantine: str | Path | None = None,
         rank: int = 0,
         world: int = 1,
+        rows_per_video: int = 1,
     ) -> None:
         if on_bad_sample not in ("quarantine", "raise"):
             raise ValueError(f"on_bad_sample must be 'quarantine' or 'raise', got {on_bad_sample!r}")
@@ -76,7 +79,8 @@ class ShardLoader:
         if not 0 <= rank < world:
             raise ValueError(f"rank must lie in 0..{world - 1}, got {rank}")
         data = f"{reader.manifest_hash}/{reader.overlay_hash}"
-        self.plan = EpochPlan(len(reader), batch_size, seed, shuffle, data)
+        videos = [row["key"] for row in reader.rows] if rows_per_video > 1 else None
+        self.plan = EpochPlan(len(reader), batch_size, seed, shuffle, data, rows_per_video, videos)
         if self.plan.num_batches < world:
             raise ValueError(f"{self.plan.num_batches} batches do not give {world} ranks one each; lower batch_size")
         self.reader, self.collator = reader, collator
@@ -143,6 +147,7 @@ class ShardLoader:
             "overlay_hash": self.reader.overlay_hash,
             "seed": self.plan.seed,
             "batch_size": self.plan.batch_size,
+            "rows_per_video": self.plan.rows_per_video,
         }
 
     def _dataloader(self, epoch: int, positions: Sequence[int]) -> "DataLoader[_Item]":
@@ -181,22 +186,33 @@ class _Batches(Dataset[_Item]):
 
     def __getitem__(self, position: int) -> _Item:
         bad: list[_Bad] = []
-        examples = [example for row in self.batches[position] if (example := self._example(row, bad)) is not None]
+        clips: dict[object, Clip] = {}
+        rows = self.batches[position]
+        examples = [example for row in rows if (example := self._example(row, bad, clips)) is not None]
         if examples:
             return self.collator(examples), bad, None
         for row in () if self.evaluation else self.plan.spares(self.epoch, position):
-            if (example := self._example(row, bad)) is not None:
+            if (example := self._example(row, bad, clips)) is not None:
                 return self.collator([example]), bad, example[0]["id"]
         if self.evaluation:
             return None, bad, None
         reasons = "; ".join(sorted({reason for *_, reason in bad})[:3])
         raise ValueError(f"no sample of a batch nor any spare of it can be used: {reasons}")
 
-    def _example(self, row: int, bad: list[_Bad]) -> tuple[dict[str, Any], Clip | None] | None:
+    def _example(
+        self, row: int, bad: list[_Bad], clips: dict[object, Clip]
+    ) -> tuple[dict[str, Any], Clip | None] | None:
+        """A row's record and clip; what rows of a batch see alike is decoded once and kept in `clips`."""
         try:
             record = self.reader.record(row)
             self.collator.check(record)
-            return record, read_clip(self.reader, row, record, self.num_frames, self.size)
+            view = json.dumps([record["key"], record["media"]], sort_keys=True)
+            if view not in clips:
+                clip = read_clip(self.reader, row, record, self.num_frames, self.size)
+                if clip is None:
+                    return record, None
+                clips[view] = clip
+            return record, clips[view]
         except BadSample as error:
             sample, record_id = self.reader.sample(row), self.reader.rows[row]["id"]
             if self.on_bad_sample == "raise":

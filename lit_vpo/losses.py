@@ -4,11 +4,13 @@ Equation numbers (T1) and (T2): DPO with summed log-probabilities, Rafailov et a
 released recipe of TEMPLE uses it.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lit_vpo.batch import IGNORE
 
@@ -50,17 +52,29 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
     return -F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
 
 
-def sequence_logps(logits: Tensor, labels: Tensor) -> Logps:
+def sequence_logps(hidden: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor, chunk: int = 2048) -> Logps:
     """Log-probabilities of the responses, per token and summed per row (never averaged: DPO is defined on sums).
 
+    Logits live for one chunk at a time; in the backward pass they are computed again.
+
     Args:
-        logits: (N, V), at the N positions of `response_mask(labels)`.
+        hidden: (N, hidden) states at the N positions of `response_mask(labels)`.
+        head: From states to logits (n, V).
         labels: (R, S) long, IGNORE outside responses.
+        chunk: Positions whose logits live at once.
     """
     mask = response_mask(labels)
     rows = mask.nonzero()[:, 0]
     targets = labels.roll(-1, dims=1)[mask]
-    tokens = token_logps(logits, targets)
+
+    def logps(states: Tensor, wanted: Tensor) -> Tensor:
+        return token_logps(head(states), wanted)
+
+    pieces = list(zip(hidden.split(chunk), targets.split(chunk), strict=True))
+    if len(pieces) > 1:
+        tokens = torch.cat([checkpoint(logps, *piece, use_reentrant=False) for piece in pieces])
+    else:
+        tokens = logps(*pieces[0])
     sums = torch.zeros(len(labels), device=tokens.device).index_add(0, rows, tokens)
     return Logps(tokens, rows, sums, mask.sum(1))
 

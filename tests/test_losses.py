@@ -55,7 +55,7 @@ def test_sequence_logps_score_every_response_token_once():
     logits = torch.randn(3, 4, 5)
     mask = response_mask(labels)
     assert mask.tolist() == [[False, True, True, False], [True, False, False, False], [True, True, True, False]]
-    logps = sequence_logps(logits[mask], labels)
+    logps = sequence_logps(logits[mask], torch.nn.Identity(), labels, chunk=2)
     full = -F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none").view(3, 3)
     torch.testing.assert_close(logps.sums, full.sum(1))
     assert logps.lengths.tolist() == [2, 1, 3] and logps.rows.tolist() == [0, 0, 1, 2, 2, 2]

@@ -14,8 +14,18 @@ from typing_extensions import override
 from .render import Look, background, look, render_frame
 from .scene import COLOURS, GRID, SHAPES, Scene, sample_scene
 
-NUM_CLASSES = {"colour_before": len(COLOURS), "colour_after": len(COLOURS), "shape": len(SHAPES)}
+STEPS = ("none", "appear", "disappear", "turn", "left", "right", "up", "down", "grow", "shrink", "spin")
+"""What may be seen to happen between two frames. As classes, since a language model reads a direction that is one of
+the large directions of a feature, and passes over a small displacement in it."""
+NUM_CLASSES = {
+    "colour_before": len(COLOURS),
+    "colour_after": len(COLOURS),
+    "shape": len(SHAPES),
+    "step": len(STEPS),
+    "cell": GRID**2,
+}
 NUM_TARGETS = 9
+SEEN = 0.06  # the smallest change that is called a step, in cells (a pixel of a 60 pixel frame is 0.05)
 """Visible before, visible after, size after; steps in x, y (cells) and size; cos, sin of the turn after, cos before."""
 
 _COLOURS = list(COLOURS)
@@ -30,8 +40,8 @@ def label_tokens(scene: Scene, before_s: float, after_s: float) -> dict[str, Ten
         after_s: Time of its last frame; the same where a token sees one frame only.
 
     Returns:
-        presence (9,) float; colour_before, colour_after, shape (9,) long with -1 where there is none; targets
-        (9, NUM_TARGETS) float. Cells in row order. Who moves between two cells is in both.
+        presence (9,) float; colour_before, colour_after, shape, step, cell (9,) long with -1 where there is none;
+        targets (9, NUM_TARGETS) float. Cells in row order. Who moves between two cells is in both.
     """
     presence = np.zeros((GRID, GRID), np.float32)
     classes = {name: np.full((GRID, GRID), -1) for name in NUM_CLASSES}
@@ -45,6 +55,8 @@ def label_tokens(scene: Scene, before_s: float, after_s: float) -> dict[str, Ten
                 classes["shape"][cell] = SHAPES.index(state.shape)
                 classes["colour_before"][cell] = _COLOURS.index(before.colour) if before.visible else -1
                 classes["colour_after"][cell] = _COLOURS.index(after.colour) if after.visible else -1
+                classes["step"][cell] = STEPS.index(_step(before, after))
+                classes["cell"][cell] = cell[0] * GRID + cell[1]
                 targets[cell] = _targets(before, after)
     arrays = {"presence": presence, "targets": targets, **classes}
     return {name: torch.from_numpy(a.reshape(GRID**2, *a.shape[2:])) for name, a in arrays.items()}
@@ -53,6 +65,19 @@ def label_tokens(scene: Scene, before_s: float, after_s: float) -> dict[str, Ten
 def _targets(before: Look, after: Look) -> tuple[float, ...]:
     steps = ((after.x - before.x) * GRID, (after.y - before.y) * GRID, (after.size - before.size) * GRID)
     return (before.visible, after.visible, after.size, *steps, *after.turned, before.turned[0])
+
+
+def _step(before: Look, after: Look) -> str:
+    """The largest change from one frame to the next."""
+    if before.visible != after.visible:
+        return "appear" if after.visible else "disappear"
+    if before.colour != after.colour:
+        return "turn"
+    x, y, size = (after.x - before.x) * GRID, (after.y - before.y) * GRID, (after.size - before.size) * GRID
+    turn = abs(after.turned[0] - before.turned[0]) + abs(after.turned[1] - before.turned[1])
+    changes = {"left": -x, "right": x, "up": -y, "down": y, "grow": size, "shrink": -size, "spin": turn / 2}
+    name = max(changes, key=changes.__getitem__)
+    return name if changes[name] > SEEN else "none"
 
 
 class GlimpseDataModule(pl.LightningDataModule):

@@ -199,7 +199,7 @@ TASKS: dict[str, Task] = {
 }
 MIXES = {
     # true captions and questions only: what a base needs to see
-    "eyes": Mix({"timeline": 4, "stage": 1, "caption": 4, "interval": 1, "question": 2, "second_clip": 1}),
+    "eyes": Mix({"timeline": 3, "stage": 1, "caption": 5, "interval": 2, "question": 4, "second_clip": 1}),
     # every task, captions with habits; the timeline stays true, so that the eyes go on learning
     "habits": Mix(
         {

@@ -46,3 +46,9 @@ class Qwen2_5_VL(Family):
             "video_grid_thw": rows_of(media["video_grid_thw"], video_index),
             "second_per_grid_ts": rows_of(media["second_per_grid_ts"], video_index),
         }
+
+    @override
+    def position_ids(self, net: Any, rows: dict[str, Any]) -> Tensor:
+        names = ("input_ids", "mm_token_type_ids", "video_grid_thw", "second_per_grid_ts", "attention_mask")
+        positions, _ = net.model.get_rope_index(**{name: rows.get(name) for name in names})
+        return positions  # type: ignore[no-any-return]

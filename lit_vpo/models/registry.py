@@ -60,6 +60,30 @@ class Family(ABC):
             media: As in `encode`.
         """
 
+    def hidden(self, net: Any, inputs: dict[str, Any]) -> Tensor:
+        """States before the output head.
+
+        Args:
+            net: The network, without adapter wrapper (an adapter inside it works).
+            inputs: Keyword arguments of its forward.
+
+        Returns:
+            (R, S, hidden)
+        """
+        return net.model(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+    def position_ids(self, net: Any, rows: dict[str, Any]) -> Tensor:
+        """Positions of ordinary right-padded rows.
+
+        Args:
+            net: The network, without adapter wrapper.
+            rows: `input_ids` and `attention_mask` (R, S), and what `video_kwargs` gave for the rows.
+
+        Returns:
+            (R, S) long; (3, R, S) for families with positions in three dimensions.
+        """
+        return (rows["attention_mask"].cumsum(-1) - 1).clamp_min(0)  # type: ignore[no-any-return]
+
 
 _FAMILIES: dict[str, Family] = {}
 

@@ -12,6 +12,7 @@ from lit_vpo.lora import LoRASettings
 from lit_vpo.losses import Logps, response_mask, sequence_logps
 from lit_vpo.metrics import OptionAccuracy
 from lit_vpo.models import load_processor, weights_hash
+from lit_vpo.models.shared_prefix import ATTENTION, pack, packed_positions, register_attention, why_not_shared
 from lit_vpo.modules.generation import generate
 from lit_vpo.modules.guards import check_finite, check_video_matters, switch_dropout_off
 from lit_vpo.modules.start import TUNINGS, Tuning, build_network
@@ -20,6 +21,7 @@ from lit_vpo.optim import OptimizerFactory
 from lit_vpo.schedules import Shape
 
 Features = list[Tensor]
+_PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 IGNORED = ["optimizer", "lora", "loss"]  # objects, which a checkpoint read with weights_only=True must not hold
 
 
@@ -43,6 +45,8 @@ class VideoLMModule(TrainablesModule):
         dtype: Number format of the weights.
         gradient_checkpointing: Trade time for memory in the language model.
         check_video: Stop at the first step if blanking the video changes no log-probability.
+        share_prefix: Compute video and prompt once for all responses to them; false computes each row on its own, and
+            so do networks that cannot share (the log says why).
 
     Raises:
         ValueError: Settings that exclude each other or are out of range.
@@ -68,6 +72,7 @@ class VideoLMModule(TrainablesModule):
         dtype: DTypeName = "float32",
         gradient_checkpointing: bool = False,
         check_video: bool = True,
+        share_prefix: bool = True,
     ) -> None:
         super().__init__(model, family, optimizer, warmup_steps, schedule, dtype, seed)
         self.save_hyperparameters(ignore=IGNORED)
@@ -86,6 +91,7 @@ class VideoLMModule(TrainablesModule):
         self.adapter, self.init_from = adapter, init_from
         self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
         self.gradient_checkpointing, self.check_video = gradient_checkpointing, check_video
+        self.share_prefix = share_prefix
         self.processor: Any = None
         self.guarded = self.video_guarded = False
         self.answers = torch.nn.ModuleDict({stage: OptionAccuracy() for stage in ("val", "test")})
@@ -93,9 +99,22 @@ class VideoLMModule(TrainablesModule):
     @override
     def build(self) -> Any:
         self.processor = load_processor(self.model)
-        return build_network(
+        net = build_network(
             self.model, self.family, self.dtype_name, self.tuning, self.lora, self.adapter, self.init_from, self.seed
         )
+        if self.share_prefix:
+            self.prepare_sharing(net.get_base_model() if hasattr(net, "peft_config") else net)
+        return net
+
+    def prepare_sharing(self, net: Any) -> None:
+        """Give the language model the attention of shared rows, or log why it cannot have it."""
+        reason = why_not_shared(net)
+        self.share_prefix = reason is None
+        if reason is not None:
+            rank_zero_info(f"every row is computed on its own: {reason}")
+            return
+        register_attention()
+        net.set_attn_implementation({"text_config": ATTENTION})
 
     @override
     def settings(self) -> dict[str, Any]:
@@ -142,7 +161,7 @@ class VideoLMModule(TrainablesModule):
 
     def video_inputs(self, batch: Any, features: Features) -> dict[str, Any]:
         """Keyword arguments of the network: tokens, and the encoded videos in the place of pixels."""
-        text = {k: batch[k] for k in ("input_ids", "attention_mask", "mm_token_type_ids") if k in batch}
+        text = {k: batch[k] for k in _PER_TOKEN if k in batch}
         seen = batch["video_index"][batch["video_index"] >= 0]
         return text | (self.family.video_kwargs(features, seen, batch["media"]) if len(seen) else {})
 
@@ -153,9 +172,24 @@ class VideoLMModule(TrainablesModule):
             batch: Rows with labels.
             features: From `encode`.
         """
-        mask = response_mask(batch["labels"])
-        output = self.net(**self.video_inputs(batch, features), logits_to_keep=mask, use_cache=False)
-        return sequence_logps(output.logits, batch["labels"])
+        hidden = self.shared_hidden(batch, features) if self.share_prefix else self.row_hidden(batch, features)
+        return sequence_logps(hidden, self.base.get_output_embeddings(), batch["labels"])
+
+    def row_hidden(self, batch: Any, features: Features) -> Tensor:
+        """States that predict the response tokens, every row on its own: (N, hidden)."""
+        return self.family.hidden(self.base, self.video_inputs(batch, features))[response_mask(batch["labels"])]
+
+    def shared_hidden(self, batch: Any, features: Features) -> Tensor:
+        """The same from packed rows, in which prompt and video are computed once for all responses."""
+        packing = pack(batch)
+        videos = batch["video_index"][packing.leaders]
+        leaders = {name: batch[name][packing.leaders] for name in _PER_TOKEN if name in batch}
+        media = self.family.video_kwargs(features, videos[videos >= 0], batch["media"]) if batch["media"] else {}
+        positions = self.family.position_ids(self.base, leaders | media)
+        packed = {name: batch[name].flatten()[packing.source][None] for name in _PER_TOKEN if name in batch}
+        del packed["attention_mask"]  # nothing is padded
+        inputs = packed | media | {"position_ids": packed_positions(packing, positions), "segments": packing.segments}
+        return self.family.hidden(self.base, inputs)[0, packing.where[response_mask(batch["labels"])]]
 
     @torch.no_grad()
     def guard_first_step(self, batch: Any, logps: Logps) -> None:

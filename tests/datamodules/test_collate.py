@@ -218,3 +218,15 @@ def test_ground_truth_rows_need_a_ground_truth(llava):
 def test_an_unknown_kind_is_refused(llava):
     with pytest.raises(ValueError, match="instruction, preference, prompt, question"):
         Collator(llava, "reward")
+
+
+def test_records_that_show_one_clip_share_it_and_keep_their_own_prompts(processor, decoded):
+    turns = [{"role": "user", "content": "Look."}, {"role": "assistant", "content": "I do."}]
+    rows = [(record(0), decoded[0]), (record(1, history=turns), decoded[1]), (record(2), decoded[0])]
+    batch = Collator(processor, "instruction")(rows)
+    assert batch["video_index"].tolist() == [0, 1, 0]
+    for n, (rec, clip) in enumerate(rows):
+        prompt = one_by_one(processor, rec, clip)["input_ids"][0].tolist()
+        assert row_of(batch, n) == prompt + response(processor, rec["ground_truth"])
+    alone = Collator(processor, "instruction")(rows[:2])["media"]
+    assert all(torch.equal(value, batch["media"][name]) for name, value in alone.items())

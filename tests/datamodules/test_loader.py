@@ -8,6 +8,7 @@ from clip_factory import write_shards
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lit_vpo.datamodules import loader as loader_module
 from lit_vpo.datamodules.collate import Collator
 from lit_vpo.datamodules.loader import ShardLoader
 from lit_vpo.datamodules.manifest import Manifest
@@ -124,13 +125,14 @@ def test_a_cut_and_resumed_run_trains_on_the_same_keys(make, tmp_path, limits, w
 
 def test_other_data_seed_or_batch_size_is_refused_by_name(make, tmp_path, clips, rows):
     state = make().state_dict()
-    assert set(state) == {"manifest_hash", "overlay_hash", "seed", "batch_size", "cursor"}
+    assert set(state) == {"manifest_hash", "overlay_hash", "seed", "batch_size", "rows_per_video", "cursor"}
     other = write_shards(tmp_path / "other", clips[::-1])
     changes = {
         "manifest_hash": {"folder": other},
         "overlay_hash": {"overlay": Overlay(tuple(rows[:5]))},
         "seed": {"seed": 1},
         "batch_size": {"batch_size": 3},
+        "rows_per_video": {"rows_per_video": 2},
     }
     for name, change in changes.items():
         with pytest.raises(ValueError, match=f"checkpoint's {name}"):
@@ -232,3 +234,14 @@ def test_a_samples_json_that_is_no_record_is_quarantined_and_the_run_goes_on(mak
     loader = make(folder=folder, overlay=None, batch_size=3)
     assert ids(loader) == [["s2"]]
     assert sorted(line["key"] for line in loader.quarantine.added) == ["s0", "s1"]
+
+
+def test_a_batch_decodes_what_its_rows_see_alike_once(make, monkeypatch):
+    decoded = []
+    read = loader_module.read_clip
+    monkeypatch.setattr(loader_module, "read_clip", lambda *args: decoded.append(args[2]["id"]) or read(*args))
+    rows = [{"key": "s0", "id": f"a{n}"} for n in range(3)] + [{"key": "s0", "id": "b", "media": {"end_s": 1.0}}]
+    (batch,) = list(make(overlay=Overlay(tuple(rows)), batch_size=4, rows_per_video=4))
+    assert len(decoded) == 2 and "b" in decoded  # the clip, and its first second
+    views = dict(zip([record["id"] for record in batch["records"]], batch["video_index"].tolist(), strict=True))
+    assert views["a0"] == views["a1"] == views["a2"] != views["b"]

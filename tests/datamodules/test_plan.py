@@ -43,3 +43,21 @@ def test_spares_belong_to_their_slot():
 def test_empty_plans_are_refused(numbers):
     with pytest.raises(ValueError, match="must be >= 1"):
         EpochPlan(*numbers)
+
+
+def test_rows_of_one_video_stand_together_and_each_row_once():
+    videos = [f"v{row % 5}" for row in range(23)]  # five rows of v0 to v2, four of v3 and v4
+    plan = EpochPlan(23, 4, rows_per_video=2, videos=videos)
+    order = list(chain.from_iterable(plan.batches(0)))
+    assert Counter(order) == Counter(range(23))
+    hands = [order[i : i + 2] for i in range(0, 20, 2)]  # two full hands of each video, three rows left over
+    assert Counter(videos[hand[0]] for hand in hands) == {f"v{n}": 2 for n in range(5)}
+    assert all(videos[a] == videos[b] for a, b in hands)
+    assert plan.batches(0) != plan.batches(1)
+
+
+def test_rows_per_video_needs_the_videos():
+    with pytest.raises(ValueError, match="rows_per_video"):
+        EpochPlan(4, 2, rows_per_video=2)
+    with pytest.raises(ValueError, match="rows_per_video"):
+        EpochPlan(4, 2, rows_per_video=0)
