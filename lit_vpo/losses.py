@@ -118,7 +118,7 @@ def nll(sums: Tensor, lengths: Tensor, reduction: Reduction, weight: Tensor | No
         lengths: (R,) long, tokens per response.
         reduction: `token` averages over all tokens of the batch (long responses count more), `sample` over responses'
             own token means (each response counts the same).
-        weight: (R,) weight of each response, 1 by default.
+        weight: (R,) weight of each response, 1 by default. Where all are 0 the loss is 0.
 
     Returns:
         () float.
@@ -127,10 +127,11 @@ def nll(sums: Tensor, lengths: Tensor, reduction: Reduction, weight: Tensor | No
         ValueError: If the reduction is unknown.
     """
     weight = torch.ones_like(sums) if weight is None else weight.to(sums)
+    tiny = torch.finfo(sums.dtype).tiny  # a batch may hold weights of 0 alone
     if reduction == "token":
-        return -(weight * sums).sum() / (weight * lengths).sum()
+        return -(weight * sums).sum() / (weight * lengths).sum().clamp_min(tiny)
     if reduction == "sample":
-        return -(weight * sums / lengths).sum() / weight.sum()
+        return -(weight * sums / lengths).sum() / weight.sum().clamp_min(tiny)
     raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 

@@ -72,6 +72,14 @@ def test_nll_reductions_by_hand():
     assert nll(sums, lengths, "sample", weight).item() == pytest.approx(1.75)
 
 
+@pytest.mark.parametrize("reduction", ["token", "sample"])
+def test_nll_of_a_batch_without_weight_is_zero(reduction):
+    sums = T([-6.0, -2.0]).requires_grad_()
+    loss = nll(sums, T([3, 2]), reduction, T([0.0, 0.0]))
+    loss.backward()
+    assert loss.item() == 0 and sums.grad.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("beta", [0, -0.1, float("nan")])
 def test_wrong_beta(beta):
     with pytest.raises(ValueError, match="beta must be > 0"):

@@ -95,6 +95,23 @@ def check_frozen(before: str, after: str) -> None:
         )
 
 
+def check_ranks_agree(own: str, first: str) -> None:
+    """Every rank starts from the frozen weights of rank 0, which under LoRA are the reference too.
+
+    Args:
+        own: This rank's hash.
+        first: Rank 0's.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if own != first:
+        raise ValueError(
+            f"the frozen weights of this rank (hash {own[:12]}) are not those of rank 0 ({first[:12]}): give every node "
+            "the same model, adapter and init_from"
+        )
+
+
 def switch_dropout_off(net: nn.Module) -> int:
     """Set every dropout of a network to 0, as policy = reference at step 0 needs.
 

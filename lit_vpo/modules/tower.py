@@ -95,6 +95,7 @@ class TowerModule(TrainablesModule):
 
     @override
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         self.train()
 
     @override

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_vpo.models import Family, family_of, weights_hash
-from lit_vpo.modules.guards import check_frozen
+from lit_vpo.modules.guards import check_frozen, check_ranks_agree
 from lit_vpo.optim import OptimizerFactory, param_groups, scheduled
 from lit_vpo.schedules import Shape, warmup_then
 
@@ -90,6 +90,10 @@ class TrainablesModule(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(param_groups(self))
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer.max_steps)
+
+    @override
+    def on_fit_start(self) -> None:
+        check_ranks_agree(self.frozen_hash, self.trainer.strategy.broadcast(self.frozen_hash))
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -8,6 +8,7 @@ from lit_vpo.datamodules import Clip, Collator
 from lit_vpo.lora import LoRASettings
 from lit_vpo.models import load_processor
 from lit_vpo.modules import SFTModule
+from lit_vpo.modules.guards import check_ranks_agree
 
 SMALL = LoRASettings(r=4, alpha=8)
 
@@ -146,3 +147,9 @@ def test_rows_of_text_alone_stand_in_a_batch_beside_rows_with_a_video(name):
     assert collate(examples)["video_index"].tolist() == [0, -1, 1]
     alone = torch.cat([sums([example]) for example in examples])
     torch.testing.assert_close(sums(examples), alone, atol=1e-4, rtol=1e-5)
+
+
+def test_a_rank_that_starts_from_other_frozen_weights_is_refused():
+    check_ranks_agree("a1", "a1")
+    with pytest.raises(ValueError, match=r"this rank \(hash a1\) are not those of rank 0 \(b2\)"):
+        check_ranks_agree("a1", "b2")

@@ -76,7 +76,10 @@ def test_shared_rows_equal_separate_rows_in_value_and_gradient(make_batch, name)
     )
     torch.testing.assert_close(shared, separate, atol=1e-5, rtol=1e-5)
     assert len(shared_grads) == len(separate_grads) > 0
-    assert relative(torch.cat([g.flatten() for g in shared_grads]), torch.cat([g.flatten() for g in separate_grads])) < 1e-5
+    assert (
+        relative(torch.cat([g.flatten() for g in shared_grads]), torch.cat([g.flatten() for g in separate_grads]))
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,6 +100,7 @@ def test_two_videos_of_one_batch_do_not_see_each_other(make_batch, name):
 def test_a_wrong_mask_and_wrong_positions_show(make_batch, monkeypatch, name, wrong):
     module = module_of(name)
     if wrong == "mask":  # branches see each other: the whole group as one causal sequence
+
         def one_sequence(self, *args, segments=None, **kwargs):
             joined = tuple(Segment(trunk, (sum(branches),)) for trunk, branches in segments)
             return ATTENTION(self, *args, segments=joined, **kwargs)
