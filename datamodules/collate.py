@@ -1,7 +1,7 @@
 """Records and clips to model inputs, through the family's own processor; the batch is checked before any forward.
 
-Every video is processed once for a batch, however many records and rows of text look at it. Responses are tokenised apart from
-their prompt and joined by ids, so chosen and rejected share the prompt's tokens exactly.
+Every video is processed once for a batch, however many records and rows of text look at it. Responses are tokenised
+apart from their prompt and joined by ids, so chosen and rejected share the prompt's tokens exactly.
 """
 
 from collections.abc import Sequence

@@ -70,7 +70,7 @@ def sequence_logps(hidden: Tensor, head: Callable[[Tensor], Tensor], labels: Ten
     def logps(states: Tensor, wanted: Tensor) -> Tensor:
         return token_logps(head(states), wanted)
 
-    pieces = list(zip(hidden.split(chunk), targets.split(chunk), strict=True))
+    pieces = list(zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True))
     if len(pieces) > 1:
         tokens = torch.cat([checkpoint(logps, *piece, use_reentrant=False) for piece in pieces])
     else:

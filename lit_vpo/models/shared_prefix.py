@@ -134,7 +134,7 @@ def shared_prefix_attention(
     # split, never slice: the gradient of each slice would be a tensor as long as the whole sequence
     lengths = [length for trunk, branches in segments for length in (trunk, *branches)]
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast rotary embedding leaves them in fp32
-    parts = iter(zip(*(x.split(lengths, 2) for x in (query, key, value)), strict=True))
+    parts = iter(zip(*(torch.split(x, lengths, 2) for x in (query, key, value)), strict=True))
     outputs = []
     for _, branches in segments:
         (q, k, v), first = next(parts), next(parts)  # trunk and first branch are one causal sequence
@@ -148,11 +148,11 @@ def shared_prefix_attention(
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+def _mask(**kwargs: Any) -> Tensor | None:
     """A packed sequence comes without a padding mask and needs none; ordinary rows get SDPA's."""
     from transformers.masking_utils import sdpa_mask
 
-    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    return None if kwargs.get("attention_mask") is None else sdpa_mask(**kwargs)
 
 
 def register_attention() -> None:

@@ -133,7 +133,6 @@ class VideoLMModule(TrainablesModule):
 
     @override
     def on_fit_start(self) -> None:
-        super().on_fit_start()
         self.guarded = self.video_guarded = False
         self.policy_mode()
         if self.gradient_checkpointing:

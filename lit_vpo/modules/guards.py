@@ -107,8 +107,8 @@ def check_ranks_agree(own: str, first: str) -> None:
     """
     if own != first:
         raise ValueError(
-            f"the frozen weights of this rank (hash {own[:12]}) are not those of rank 0 ({first[:12]}): give every node "
-            "the same model, adapter and init_from"
+            f"the frozen weights of this rank (hash {own[:12]}) are not those of rank 0 ({first[:12]}): give every "
+            "node the same model, adapter and init_from"
         )
 
 

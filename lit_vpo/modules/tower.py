@@ -95,7 +95,6 @@ class TowerModule(TrainablesModule):
 
     @override
     def on_fit_start(self) -> None:
-        super().on_fit_start()
         self.train()
 
     @override

@@ -92,7 +92,7 @@ class TrainablesModule(LightningModule):
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer.max_steps)
 
     @override
-    def on_fit_start(self) -> None:
+    def on_train_start(self) -> None:
         check_ranks_agree(self.frozen_hash, self.trainer.strategy.broadcast(self.frozen_hash))
 
     @override

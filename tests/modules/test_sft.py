@@ -144,7 +144,7 @@ def test_rows_of_text_alone_stand_in_a_batch_beside_rows_with_a_video(name):
         with torch.no_grad():
             return module.logps(batch, module.encode(batch["media"])).sums
 
-    assert collate(examples)["video_index"].tolist() == [0, -1, 1]
+    assert collate(examples)["video_index"].tolist() == [0, -1, 0]
     alone = torch.cat([sums([example]) for example in examples])
     torch.testing.assert_close(sums(examples), alone, atol=1e-4, rtol=1e-5)
 

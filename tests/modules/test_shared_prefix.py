@@ -76,10 +76,8 @@ def test_shared_rows_equal_separate_rows_in_value_and_gradient(make_batch, name)
     )
     torch.testing.assert_close(shared, separate, atol=1e-5, rtol=1e-5)
     assert len(shared_grads) == len(separate_grads) > 0
-    assert (
-        relative(torch.cat([g.flatten() for g in shared_grads]), torch.cat([g.flatten() for g in separate_grads]))
-        < 1e-5
-    )
+    flat = [torch.cat([g.flatten() for g in grads]) for grads in (shared_grads, separate_grads)]
+    assert relative(*flat) < 1e-5
 
 
 @pytest.mark.parametrize("name", NAMES)
