@@ -22,6 +22,8 @@ check: .venv/installed
 bench: .venv/installed
 	.venv/bin/python benchmarks/motion_world.py
 	.venv/bin/python benchmarks/startup.py
+	.venv/bin/pip install -c constraints.txt -e ".[bench]"
+	.venv/bin/python benchmarks/dpo_step.py --quick
 
 base: .venv/installed
 	$(RUN) run experiments/base_model.yaml

@@ -47,7 +47,8 @@ class Family(ABC):
             media: The processor's tensors of V videos.
 
         Returns:
-            V tensors (num_tokens, hidden).
+            V tensors (num_tokens, hidden); (num_tokens, layers, hidden) where several layers of the language model
+            read features of their own.
         """
 
     @abstractmethod
@@ -72,8 +73,20 @@ class Family(ABC):
         """
         return net.model(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
+    def prefill(self, net: Any, inputs: dict[str, Any]) -> Any:
+        """Keys and values of prompts, from which answers go on.
+
+        Args:
+            net: As in `hidden`.
+            inputs: As in `hidden`.
+
+        Returns:
+            A `transformers.Cache` of R rows.
+        """
+        return net.model(**inputs, use_cache=True).past_key_values
+
     def position_ids(self, net: Any, rows: dict[str, Any]) -> Tensor:
-        """Positions of ordinary right-padded rows.
+        """Positions of ordinary rows, padded on either side.
 
         Args:
             net: The network, without adapter wrapper.
@@ -96,8 +109,16 @@ def register(family: type[Family]) -> type[Family]:
 
 def families() -> dict[str, Family]:
     """All known families by name."""
-    # the two that ship are imported late: their modules are cheap, but importing them here at the top would be a circle
-    from lit_vpo.models import llava_onevision, qwen2_5_vl  # noqa: F401
+    # those that ship are imported late: their modules are cheap, but importing them here at the top would be a circle
+    from lit_vpo.models import (  # noqa: F401
+        llava_next_video,
+        llava_onevision,
+        qwen2_5_omni,
+        qwen2_5_vl,
+        qwen2_vl,
+        qwen3_vl,
+        video_llava,
+    )
 
     return _FAMILIES
 

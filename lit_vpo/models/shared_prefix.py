@@ -72,8 +72,8 @@ def pack(rows: Any) -> Packing:
 def _groups(rows: Any, prompts: list[int]) -> list[list[int]]:
     groups: dict[object, list[int]] = {}
     for row, video in enumerate(rows["video_index"].tolist()):
-        alone = tuple(rows["input_ids"][row, : prompts[row]].tolist())
-        groups.setdefault(video if video >= 0 else alone, []).append(row)
+        key = video if video >= 0 else tuple(rows["input_ids"][row, : prompts[row]].tolist())
+        groups.setdefault(key, []).append(row)
     return list(groups.values())
 
 
@@ -145,7 +145,7 @@ def shared_prefix_attention(
             mask: Any = causal_lower_right(length, k.shape[2] + length)
             keys, values = torch.cat([k, own_k], 2), torch.cat([v, own_v], 2)
             outputs.append(F.scaled_dot_product_attention(own, keys, values, attn_mask=mask, **settings))
-    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+    return torch.cat([output.transpose(1, 2) for output in outputs], 1), None
 
 
 def _mask(**kwargs: Any) -> Tensor | None:

@@ -13,7 +13,7 @@ from lit_vpo.losses import Logps, response_mask, sequence_logps
 from lit_vpo.metrics import OptionAccuracy
 from lit_vpo.models import load_processor, weights_hash
 from lit_vpo.models.shared_prefix import ATTENTION, pack, packed_positions, register_attention, why_not_shared
-from lit_vpo.modules.generation import generate
+from lit_vpo.modules.generation import PER_TOKEN, generate
 from lit_vpo.modules.guards import check_finite, check_video_matters, switch_dropout_off
 from lit_vpo.modules.start import TUNINGS, Tuning, build_network
 from lit_vpo.modules.trainables import DTypeName, TrainablesModule, adamw
@@ -21,7 +21,6 @@ from lit_vpo.optim import OptimizerFactory
 from lit_vpo.schedules import Shape
 
 Features = list[Tensor]
-_PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 IGNORED = ["optimizer", "lora", "loss"]  # objects, which a checkpoint read with weights_only=True must not hold
 
 
@@ -152,7 +151,7 @@ class VideoLMModule(TrainablesModule):
             media: The processor's tensors of V videos.
 
         Returns:
-            V tensors (num_tokens, hidden).
+            V tensors of visual tokens, see `Family.encode`.
         """
         if not media:  # a batch of text alone
             return []
@@ -161,7 +160,7 @@ class VideoLMModule(TrainablesModule):
 
     def video_inputs(self, batch: Any, features: Features) -> dict[str, Any]:
         """Keyword arguments of the network: tokens, and the encoded videos in the place of pixels."""
-        text = {k: batch[k] for k in _PER_TOKEN if k in batch}
+        text = {k: batch[k] for k in PER_TOKEN if k in batch}
         seen = batch["video_index"][batch["video_index"] >= 0]
         return text | (self.family.video_kwargs(features, seen, batch["media"]) if len(seen) else {})
 
@@ -183,10 +182,10 @@ class VideoLMModule(TrainablesModule):
         """The same from packed rows, in which prompt and video are computed once for all responses."""
         packing = pack(batch)
         videos = batch["video_index"][packing.leaders]
-        leaders = {name: batch[name][packing.leaders] for name in _PER_TOKEN if name in batch}
+        leaders = {name: batch[name][packing.leaders] for name in PER_TOKEN if name in batch}
         media = self.family.video_kwargs(features, videos[videos >= 0], batch["media"]) if batch["media"] else {}
         positions = self.family.position_ids(self.base, leaders | media)
-        packed = {name: batch[name].flatten()[packing.source][None] for name in _PER_TOKEN if name in batch}
+        packed = {name: batch[name].flatten()[packing.source][None] for name in PER_TOKEN if name in batch}
         del packed["attention_mask"]  # nothing is padded
         inputs = packed | media | {"position_ids": packed_positions(packing, positions), "segments": packing.segments}
         return self.family.hidden(self.base, inputs)[0, packing.where[response_mask(batch["labels"])]]
@@ -206,19 +205,30 @@ class VideoLMModule(TrainablesModule):
             blank = {k: torch.zeros_like(v) if k.startswith("pixel_values") else v for k, v in batch["media"].items()}
             check_video_matters(logps.tokens, self.logps(batch, self.encode(blank)).tokens)
 
-    def generate(self, batch: PromptBatch) -> list[tuple[str, bool]]:
-        """Answer prompts.
+    def generate(self, batch: PromptBatch, num_candidates: int = 1) -> list[tuple[str, bool]]:
+        """Answer prompts; a prompt's video is encoded once, and the prompt read once, for all its candidates.
+
+        Args:
+            batch: Prompts.
+            num_candidates: Answers to each; more than one need a temperature.
 
         Returns:
-            Per prompt the text, and whether it ended by itself (was not cut at `max_new_tokens`).
+            Per candidate, those of a prompt together, the text, and whether it ended by itself (was not cut at
+            `max_new_tokens`).
+
+        Raises:
+            ValueError: If candidates could not differ.
         """
+        if num_candidates > 1 and self.temperature is None:
+            raise ValueError("without a temperature all candidates are the likeliest answer; set temperature: 1.0")
         inputs = self.video_inputs(batch, self.encode(batch["media"]))
         addresses = [(self.seed, self.purpose, record["id"]) for record in batch["records"]]
+        limits = (self.max_new_tokens, self.temperature, self.top_p)
         was_training = self.net.training
         self.net.eval()
         try:
             return generate(
-                self.net, inputs, self.processor.tokenizer, self.max_new_tokens, self.temperature, self.top_p, addresses
+                self.base, self.family, inputs, self.processor.tokenizer, *limits, addresses, num_candidates
             )
         finally:
             if was_training:
