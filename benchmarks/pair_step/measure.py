@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -113,9 +114,10 @@ def peak_memory(case: Case, side: str, cached: bool) -> int:
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     # a server that has imported everything and computed nothing can be forked safely: it has no threads
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pair_step.sides", "trl"])
-    with context.Pool(1) as pool:
-        return pool.apply(peak_here, (case, side, cached, torch.get_num_threads()))
+    # lit_vpo first: it guards torchvision (a server of Python 3.11 imports nothing from this folder)
+    context.set_forkserver_preload(["lit_vpo", "lit_vpo.modules", "trl.trainer.dpo_trainer"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:  # unlike a Pool it fails when its process is killed
+        return pool.submit(peak_here, case, side, cached, torch.get_num_threads()).result()
 
 
 def peak_here(case: Case, side: str, cached: bool, threads: int) -> int:

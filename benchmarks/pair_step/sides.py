@@ -46,8 +46,12 @@ class Side(ABC):
             The loss.
         """
         self.clear()
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.case.device == "cuda"):
+        with self.precision():
             return float(self.loss_and_backward(cached))
+
+    def precision(self) -> torch.autocast:
+        """bf16 on CUDA, as a trainer in mixed precision has it; fp32 on a CPU."""
+        return torch.autocast("cuda", torch.bfloat16, enabled=self.case.device == "cuda")
 
     def clear(self) -> None:
         """Free the gradients, so that they are not there while another side is measured."""
@@ -112,11 +116,12 @@ class Ours(Side):
         warnings.filterwarnings("ignore", ".*self.trainer.*")  # `self.log` outside a trainer
         self.module = PairModule(case)
         self.module.configure_model()
+        self.module.to(case.device)  # its metrics
         if case.tuning == "full" and online:
             self.module.freeze_copy()
         self.batch = pair(case)
         self.share = True
-        with torch.no_grad():  # so far the policy is the reference
+        with torch.no_grad(), self.precision():  # so far the policy is the reference
             self.logps = self.module.logps(self.batch, self.module.encode(self.batch["media"]))
         step_away(self.net, case)
         self.module.on_fit_start()
