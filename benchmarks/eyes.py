@@ -6,8 +6,9 @@ python benchmarks/eyes.py MODEL --shards runs/base/test --overlay runs/base/test
 import argparse
 from collections import Counter
 
-import lit_vpo  # noqa: F401  # before lightning: holds the guard of torchvision
 import torch
+from rich.progress import track
+
 from lit_vpo.batch import IGNORE
 from lit_vpo.datamodules import InstructionDataModule
 from lit_vpo.datamodules.base import Source
@@ -15,7 +16,6 @@ from lit_vpo.datamodules.motion_world.language import PHRASINGS
 from lit_vpo.datamodules.motion_world.scene import COLOURS, DIRECTIONS, SHAPES
 from lit_vpo.losses import response_mask
 from lit_vpo.modules import SFTModule
-from rich.progress import track
 
 SINGLE = {"colour": set(COLOURS), "shape": set(SHAPES), "direction": set(DIRECTIONS)}
 FIRST_WORDS = {act: {phrase.split()[0] for phrase in phrasings} for act, phrasings in PHRASINGS.items()}
@@ -40,7 +40,7 @@ def measure(
     """{attribute: (right, words)} over the overlay's whole-clip captions."""
     module = SFTModule(model, tuning="language_model", init_from=init_from)
     module.configure_model()
-    data = InstructionDataModule(model, predict=Source(shards, overlay), train=Source(shards, overlay, limit))
+    data = InstructionDataModule(model, train=Source(shards, overlay))
     data.setup("fit")
     head, tokenizer = module.base.get_output_embeddings(), module.processor.tokenizer
     right: Counter[str] = Counter()
@@ -62,14 +62,14 @@ def measure(
 
 
 def main() -> None:
+    """Parses the options, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--shards", required=True)
     parser.add_argument("--overlay", required=True)
-    parser.add_argument("--limit", type=int, default=1024, help="rows of the overlay, captions among them are scored")
     parser.add_argument("--init-from", help="checkpoint of a run of ours, laid over the model")
     args = parser.parse_args()
-    counts = measure(args.model, args.shards, args.overlay, args.limit, args.init_from)
+    counts = measure(args.model, args.shards, args.overlay, args.init_from)
     for name, (right, words) in sorted(counts.items()):
         print(f"{name}: {right / words:.3f} of {words} words")
 

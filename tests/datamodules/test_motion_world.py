@@ -1,6 +1,7 @@
 """MotionWorld: the world says the truth, the parser reads it back, the counts are exact."""
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -19,8 +20,8 @@ from lit_vpo.datamodules.motion_world import (
     tasks,
 )
 from lit_vpo.datamodules.motion_world import scene as scene_module
-from lit_vpo.datamodules.motion_world.glimpses import label_tokens
-from lit_vpo.datamodules.motion_world.render import SAMPLE_RATE, encode, look, render, sound
+from lit_vpo.datamodules.motion_world.glimpses import STEPS, label_tokens, step_between
+from lit_vpo.datamodules.motion_world.render import SAMPLE_RATE, Look, encode, look, render, sound
 from lit_vpo.datamodules.motion_world.scene import MAX_SECONDS, MIN_SECONDS, held_out
 from lit_vpo.datamodules.motion_world.shards import write_world
 
@@ -273,6 +274,28 @@ def test_token_labels_agree_with_the_scene():
     assert (
         steps.tolist() == [pytest.approx([move[1].distance, 0], abs=1e-5)] * 2
     )  # in the cell it leaves and where it arrives
+    present = labels["presence"] > 0
+    assert [STEPS[n] for n in labels["step"][present].tolist()] == ["right"] * 2
+    assert labels["cell"][present].tolist() == present.nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({}, "none"),
+        ({"x": 0.55}, "right"),
+        ({"x": 0.45, "y": 0.48}, "left"),
+        ({"y": 0.4}, "up"),
+        ({"size": 1.3}, "grow"),
+        ({"size": 0.7, "y": 0.55}, "shrink"),
+        ({"degrees": 30.0}, "spin"),
+        ({"colour": "blue", "x": 0.9}, "turn"),
+        ({"visible": False, "colour": "blue"}, "disappear"),
+    ],
+)
+def test_the_largest_change_between_two_frames_is_the_step(change, name):
+    before = Look("red", "square", 0.5, 0.5, 1.0, 0.0, True)
+    assert step_between(before, replace(before, **change)) == name
 
 
 def test_a_world_on_disk_is_the_same_twice_and_its_rows_join_its_samples(tmp_path):
