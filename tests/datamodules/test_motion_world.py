@@ -249,10 +249,11 @@ def test_task_rows_are_records_that_hold_their_own_truth():
         tasks.rows(SCENES[0], tasks.Mix({"sing": 1}), 1)
 
 
-def test_habits_make_the_error_that_the_base_should_have():
+def test_habits_err_more_in_order_than_in_what_they_tell():
     counts = [score_caption(noisy_caption(s, HABITS, random.Random(s.key)), tasks.base_record(s)) for s in SCENES]
     error = sum(c.missed + c.incorrect + c.hallucinated for c in counts) / sum(c.num_events for c in counts)
-    assert 0.15 < error < 0.6
+    order = sum(c.discordant_pairs for c in counts) / sum(c.matched_pairs for c in counts)
+    assert 0.1 < error < 0.2 < order < 0.3  # by colour, one pair in three stands wrong, in 70 % of the captions
 
 
 def test_token_labels_agree_with_the_scene():
