@@ -11,9 +11,10 @@ that the stage makes.
 
 A recipe launched again goes on where it stopped. `<run_dir>/recipe.jsonl` gets one line when a stage begins and one
 when it ends; a stage is done if its last line there holds the same command, the exit code 0, and stands after the last
-lines of all earlier stages. Done stages are not run again; from the first that runs on, all run. Commands are compared,
-not the files that they read: after a change to a configuration name its stage with `--only` (named stages always run;
-the next launch of the whole recipe then runs what comes after them) or remove `run_dir`.
+lines of all earlier stages, and its `out` is still there. Done stages are not run again; from the first that runs on,
+all run. Commands are compared, not the files that they read: after a change to a configuration name its stage with
+`--only` (named stages always run; the next launch of the whole recipe then runs what comes after them), remove what the
+stage made, or remove `run_dir`.
 
 A stage that the recipe has begun before starts clean: its `out` is removed first. The one exception is a training that
 was cut: a command with `--ckpt_path last` whose `out` holds a checkpoint goes on from it, if neither the command nor
@@ -110,15 +111,17 @@ def state_of(stage: Stage, earlier: Sequence[str], log: Sequence[Mapping[str, An
         log: The rows of `recipe.jsonl`.
 
     Returns:
-        `new` if it never began, `changed` if its command is another one or an earlier stage has run since, `done`, or
-        `cut` if it began and did not end, or failed.
+        `new` if it never began, `changed` if its command is another one, an earlier stage has run since or what it made
+        is gone, `done`, or `cut` if it began and did not end, or failed.
     """
     last = max((place for place, row in enumerate(log) if row["stage"] == stage.name), default=None)
     if last is None:
         return "new"
     if log[last]["command"] != stage.command or any(row["stage"] in earlier for row in log[last:]):
         return "changed"
-    return "done" if log[last]["exit_code"] == 0 else "cut"
+    if log[last]["exit_code"] != 0:
+        return "cut"
+    return "done" if stage.out is None or stage.out.exists() else "changed"
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:

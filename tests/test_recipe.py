@@ -1,5 +1,6 @@
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -223,6 +224,13 @@ def test_what_the_recipe_never_made_is_left_alone(making, tmp_path):
     mine.touch()
     assert making()[0] == ("one", ["mine.txt"])
     assert mine.exists()
+
+
+def test_what_was_removed_is_made_again_with_all_that_comes_after_it(making, tmp_path):
+    making()
+    shutil.rmtree(tmp_path / "a run" / "three")
+    assert making() == [CLEAN["three"], ("four", ["last.ckpt"])]
+    assert making() == []
 
 
 def test_states_by_hand():

@@ -55,7 +55,7 @@ def label_tokens(scene: Scene, before_s: float, after_s: float) -> dict[str, Ten
                 classes["shape"][cell] = SHAPES.index(state.shape)
                 classes["colour_before"][cell] = _COLOURS.index(before.colour) if before.visible else -1
                 classes["colour_after"][cell] = _COLOURS.index(after.colour) if after.visible else -1
-                classes["step"][cell] = STEPS.index(_step(before, after))
+                classes["step"][cell] = STEPS.index(step_between(before, after))
                 classes["cell"][cell] = cell[0] * GRID + cell[1]
                 targets[cell] = _targets(before, after)
     arrays = {"presence": presence, "targets": targets, **classes}
@@ -67,7 +67,7 @@ def _targets(before: Look, after: Look) -> tuple[float, ...]:
     return (before.visible, after.visible, after.size, *steps, *after.turned, before.turned[0])
 
 
-def _step(before: Look, after: Look) -> str:
+def step_between(before: Look, after: Look) -> str:
     """The largest change from one frame to the next."""
     if before.visible != after.visible:
         return "appear" if after.visible else "disappear"

@@ -40,7 +40,7 @@ class Noise:
                 raise ValueError(f"noise.{field.name} is a probability in [0, 1], got {value}")
 
 
-HABITS = Noise(order=0.58, drop=0.55, hallucinate=0.2, verbosity=0.35, repetition=0.3)
+HABITS = Noise(order=0.7, drop=0.3, hallucinate=0.15, verbosity=0.35, repetition=0.3)
 
 
 def noisy_caption(scene: Scene, noise: Noise, rng: random.Random, interval: tuple[float, float] | None = None) -> str:
