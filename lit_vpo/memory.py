@@ -138,7 +138,7 @@ def activations(decoder: Any, load: Load, checkpointing: bool, autocast: bool) -
     layer = tokens * (_norms(decoder, width) + keys + _attention_and_mlp(config, head, computed)) + load.repeated * keys
     layer += tokens * _linear_inputs(decoder, width, computed) // layers
     ends = tokens * (FP32 * hidden + 2 * width * head)  # input of the last norm; cosines and sines of positions
-    return ends + (layers * tokens * hidden * width + layer if checkpointing else layers * layer)
+    return int(ends + (layers * tokens * hidden * width + layer if checkpointing else layers * layer))
 
 
 def _bytes(decoder: Any) -> int:
