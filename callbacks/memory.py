@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from lit_vpo.lora import plain
 from lit_vpo.memory import MemoryEstimate, estimate_memory, load_of, measured_peak
 from lit_vpo.protocols import SharesPrefix
 
@@ -51,7 +52,7 @@ class MemoryReport(Callback):
 
 def estimate(trainer: Trainer, module: Any, batch: Any) -> MemoryEstimate:
     """The estimate for one batch of a module's training."""
-    network = module.network.get_base_model() if hasattr(module.network, "peft_config") else module.network
+    network = plain(module.network)
     return estimate_memory(
         module,
         network.get_decoder(),

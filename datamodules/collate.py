@@ -4,6 +4,7 @@ Every video is processed once for a batch, however many records and rows of text
 apart from their prompt and joined by ids, so chosen and rejected share the prompt's tokens exactly.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -118,6 +119,7 @@ class Collator:
         batch |= self._text([(prompts[view], response) for view, response in zip(seen, responses, strict=True)])
         videos = _numbers([clip for _, clip in views])
         batch["video_index"] = torch.tensor([videos[view] for view in seen])
+        batch["video_keys"] = [_key(views[videos.index(video)][1]) for video in range(max(videos) + 1)]
         return cast(Batch, batch | self._extras(records, rows))
 
     def _rows(self, examples: Sequence[tuple[Record, Any]]) -> list[_Row]:
@@ -255,6 +257,14 @@ def _numbers(clips: Sequence[Clip | None]) -> list[int]:
     """Number of each example's video among the batch's videos, -1 for text alone; one clip object is one video."""
     numbers: dict[int, int] = {}
     return [-1 if clip is None else numbers.setdefault(id(clip), len(numbers)) for clip in clips]
+
+
+def _key(clip: Clip | None) -> str:
+    """Hash of what is seen: frames in their order, and their rate."""
+    assert clip is not None
+    digest = hashlib.blake2b(f"{tuple(clip.frames.shape)} {clip.fps}".encode(), digest_size=16)
+    digest.update(clip.frames.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _weight(record: Record) -> float:

@@ -70,7 +70,7 @@ def kept_bytes(module, batch):
             kept[storage.data_ptr()] = tensor, storage.nbytes()  # the tensor stays, so that no address comes twice
         return tensor
 
-    features = module.encode(batch["media"])
+    features = module.encode(batch)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         logps = module.logps(batch, features)
     del logps

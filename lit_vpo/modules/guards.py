@@ -1,6 +1,7 @@
 """Guards that stop a wrong run at its first step; each says what is wrong and where to look."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,3 +128,39 @@ def switch_dropout_off(net: nn.Module) -> int:
                 setattr(module, name, 0.0)
                 changed += 1
     return changed
+
+
+def check_rows(batch: Any, features: list[Tensor], config: Any, needs_token_types: bool) -> None:
+    """Every row holds as many placeholders as its video has features, and fits the model whole.
+
+    Args:
+        batch: Rows (`lit_vpo.batch.Rows`).
+        features: (num_tokens, ...) of each of the V videos.
+        config: Of the network.
+        needs_token_types: Whether the family places videos by `mm_token_type_ids`.
+
+    Raises:
+        ValueError: If they differ, if a row was cut or is longer than the model's positions, or if token types are
+            missing where the family places videos by them.
+    """
+    token = getattr(config, "video_token_id", None)
+    token = getattr(config, "video_token_index", None) if token is None else token
+    lengths = [len(each) for each in features]
+    expected = [lengths[video] if video >= 0 else 0 for video in batch["video_index"].tolist()]
+    found = (batch["input_ids"] == token).sum(1).tolist()
+    if found != expected:
+        raise ValueError(
+            f"rows hold {found} video placeholders where their videos make {expected} features: was a row truncated? "
+            "Media must never be cut; lower num_frames or size instead"
+        )
+    longest, most = batch["input_ids"].shape[1], config.get_text_config().max_position_embeddings
+    if longest > most:
+        raise ValueError(
+            f"a row of {longest} tokens is longer than the model's {most} positions; lower num_frames or size (videos "
+            f"take {max(lengths)} tokens here), or leave out the longest responses"
+        )
+    if needs_token_types and features and "mm_token_type_ids" not in batch:
+        raise ValueError(
+            "the batch has no mm_token_type_ids, without which this family's positions are silently those of text; "
+            "let the model's own processor make them (lit_vpo.datamodules.Collator does)"
+        )

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from lit_vpo.lora import lora_layers
-from lit_vpo.models import load_model, shared_prefix, tiny_names
+from lit_vpo.models import feature_cache, load_model, shared_prefix, tiny_names
 from lit_vpo.models.registry import families
 from lit_vpo.models.shared_prefix import Segment
-from lit_vpo.modules import DPOModule, TowerModule
+from lit_vpo.modules import DPOModule, SFTModule, TowerModule
 from lit_vpo.modules.generation import generate
+from lit_vpo.modules.scoring import video_inputs
 
 NAMES = tiny_names()
 FPS = [2.0, 8.0]  # the seconds of a grid step differ, and with them the positions of families that read them
@@ -61,7 +62,7 @@ def pixels_of(media, index):
 
 
 def logps_of(module, batch, features=None, share=True):
-    features = module.encode(batch["media"]) if features is None else features
+    features = module.encode(batch) if features is None else features
     module.share_prefix = share
     try:
         return module.logps(batch, features)
@@ -140,7 +141,7 @@ def test_seconds_matter_and_belong_to_their_video(module, batch):
 
 @torch.no_grad()
 def test_two_videos_of_one_batch_do_not_see_each_other(module, batch):
-    features = module.encode(batch["media"])
+    features = module.encode(batch)
     before = logps_of(module, batch, features)
     after = logps_of(module, batch, [features[0], features[1] + 1])
     first = batch["video_index"][before.rows] == 0
@@ -167,7 +168,7 @@ def test_a_wrong_mask_shows(module, batch, monkeypatch):
 def test_wrong_positions_show(module, batch, monkeypatch):
     right = logps_of(module, batch).tokens
     monkeypatch.setattr(  # a branch goes on where the one before it ended
-        "lit_vpo.modules.base.packed_positions", lambda packing, leaders: torch.arange(len(packing.source))[None]
+        "lit_vpo.modules.scoring.packed_positions", lambda packing, leaders: torch.arange(len(packing.source))[None]
     )
     assert (logps_of(module, batch).tokens - right).abs().max() > 1e-3
 
@@ -189,7 +190,7 @@ def test_gradient_checkpointing_changes_nothing(make_batch, name):
         if checkpointing:
             module.base.gradient_checkpointing_enable({"use_reentrant": False})
             assert module.base.is_gradient_checkpointing
-        module.logps(batch, module.encode(batch["media"])).sums.sum().backward()
+        module.logps(batch, module.encode(batch)).sums.sum().backward()
         grads.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
     torch.testing.assert_close(*grads)
 
@@ -215,6 +216,29 @@ def test_generation_from_encoded_videos_equals_generation_from_pixels(module, ma
     assert answers.unique(dim=0).shape == answers.shape  # two videos, two answers
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_cached_features_are_those_of_the_tower_and_carry_the_projectors_gradients(make_batch, tmp_path, name):
+    batch, online = make_batch("preference", name, fps=FPS), SFTModule(name, tuning="full")
+    cached = SFTModule(name, tuning="full", feature_cache=str(tmp_path / "features"))
+    layers, results = [], []
+    for module in (online, cached):
+        module.configure_model()
+        amplify(module.net)
+        module.setup("fit")
+    for _, layer in enumerate(feature_cache._layers(cached.base, cached.family)):
+        layer.register_forward_hook(lambda *_: layers.append(1))
+    for module, again in ((online, 1), (cached, 1), (cached, 2)):
+        module.zero_grad()
+        before = len(layers)
+        features = torch.cat([each.flatten() for each in module.encode(batch)])
+        (features * torch.linspace(-1, 1, len(features))).sum().backward()
+        grads = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        results.append((features.detach(), torch.cat(grads)))
+    for features, grads in results[1:]:
+        torch.testing.assert_close(features, results[0][0], atol=1e-5, rtol=1e-5)
+        assert (grads - results[0][1]).norm() < 1e-5 * results[0][1].norm()
+
+
 class Counted:
     """How often the tower ran, and the shapes of the tokens that the language model saw."""
 
@@ -238,7 +262,7 @@ def test_candidates_are_separate_samples_and_cost_one_prompt(module, make_batch,
     monkeypatch.setattr(module, "temperature", 1.0)
     batch = make_batch("prompt", module.model, fps=FPS)
     width, addresses = batch["input_ids"].shape[1], [(0, "generate", record["id"]) for record in batch["records"]]
-    inputs = module.video_inputs(batch, module.encode(batch["media"]))
+    inputs = video_inputs(module.family, batch, module.encode(batch))
     settings = (module.base.eval(), module.family, inputs, module.processor.tokenizer, 8, 1.0, 1.0)
     separate = [module.generate(batch)]  # candidate 0 is what one candidate is
     separate += [generate(*settings, [(*address, number) for address in addresses]) for number in (1, 2)]
