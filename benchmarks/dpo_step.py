@@ -13,6 +13,7 @@ cached (goal: 2.2 and 3.0), and at most 0.6 of TRL's memory. Needs `trl` 1.16.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 from pair_step.measure import VARIANTS, DisagreementError, Runner, interleaved, peak_memory
-from pair_step.report import row, table
+from pair_step.report import NOTES, judged, row, table
 from pair_step.workload import GRIDS, SIZES, Case
 from rich.console import Console
 from rich.progress import Progress
@@ -93,13 +94,17 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     try:
-        rows = run(chosen)
+        with contextlib.redirect_stdout(sys.stderr):  # what libraries say as they are imported is no result
+            rows = run(chosen)
     except DisagreementError as error:
         sys.exit(f"error: {error}")
     if chosen.json:
         print(json.dumps({"rows": rows}))
         return
-    Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table(rows), NOTES)
+    for line in judged(rows) if chosen.quick and chosen.device == "cpu" else ():
+        console.print(line)
 
 
 if __name__ == "__main__":

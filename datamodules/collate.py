@@ -81,6 +81,15 @@ class Collator:
         texts = [record["prompt"], turns, *(row.text for row in self.responses(record))]
         if any(token in text for token in self.media_tokens for text in texts):
             raise BadSample(f"a text contains a media placeholder of the model ({', '.join(self.media_tokens)})")
+        if self.kind == "preference":
+            self._check_tokens(self.responses(record)[: 1 + self.num_negatives])
+
+    def _check_tokens(self, rows: list[Response]) -> None:
+        """Texts that differ may still be the same tokens, and make no pair."""
+        chosen, *rejected = self._tokenize([row.text for row in rows])
+        for row, ids in zip(rows[1:], rejected, strict=True):
+            if ids == chosen and row.media == rows[0].media:
+                raise BadSample(f"chosen = {row.role} as tokens")
 
     def responses(self, record: Record) -> list[Response]:
         """A record's rows in their order."""
@@ -89,7 +98,7 @@ class Collator:
     def counts(self, record: Record) -> dict[str, Count]:
         """What a record adds to its accumulation window: responses and tokens of the roles that losses average over."""
         rows = {row.role: row for row in self.responses(record) if row.role in ("chosen", "ground_truth")}
-        weight = _weight(record) if self.kind == "instruction" else 1.0
+        weight = _weight(record)
         if self.kind not in ("instruction", "preference"):
             return {}
         return {role: Count(weight, weight * len(self._tokenize([row.text])[0])) for role, row in rows.items()}
@@ -236,10 +245,11 @@ class Collator:
         return text
 
     def _extras(self, records: list[Record], rows: list[_Row]) -> dict[str, Any]:
+        weight = torch.tensor([_weight(record) for record in records])
         if self.kind == "instruction":
-            return {"weight": torch.tensor([_weight(record) for record in records])}
+            return {"weight": weight}
         if self.kind == "preference":
-            return {"has_ground_truth": self.with_ground_truth}
+            return {"weight": weight, "has_ground_truth": self.with_ground_truth}
         if self.kind == "question":
             answers = [record["meta"]["options"].index(record["ground_truth"]) for record in records]
             return {"question_index": torch.tensor([row.example for row in rows]), "answer": torch.tensor(answers)}

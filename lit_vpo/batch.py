@@ -53,6 +53,7 @@ class PreferenceBatch(Rows):
 
     kind: Literal["preference"]
     labels: Tensor  # (R, S) long, as above
+    weight: Tensor  # (B,) float
     has_ground_truth: bool
     window: NotRequired[dict[str, Count]]  # of chosen, and of ground_truth where it has rows
 

@@ -167,6 +167,12 @@ def _from_path(path: str) -> Family:
     return _FAMILIES[register(family).name]
 
 
+def video_token(config: Any) -> int:
+    """The token that stands in the place of a video's features, under the name that the configuration gives it."""
+    found = getattr(config, "video_token_id", None)
+    return int(config.video_token_index if found is None else found)
+
+
 def rows_of(values: Tensor, video_index: Tensor) -> Tensor:
     """Per-video values for each row: (V, ...) and (R,) give (R, ...)."""
     return torch.index_select(values, 0, video_index)

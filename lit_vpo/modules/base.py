@@ -14,7 +14,7 @@ from lit_vpo.models import load_processor, weights_hash
 from lit_vpo.models.feature_cache import FeatureCache
 from lit_vpo.models.shared_prefix import ATTENTION, register_attention, why_not_shared
 from lit_vpo.modules.generation import generate
-from lit_vpo.modules.guards import check_finite, check_rows, check_video_matters, switch_dropout_off
+from lit_vpo.modules.guards import check_finite, check_rows, check_video_matters, check_windows, switch_dropout_off
 from lit_vpo.modules.scoring import Features, score, video_inputs
 from lit_vpo.modules.start import TUNINGS, Tuning, build_network
 from lit_vpo.modules.trainables import DTypeName, TrainablesModule, adamw
@@ -151,6 +151,11 @@ class VideoLMModule(TrainablesModule):
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
         changed = switch_dropout_off(self.net)
         rank_zero_info(f"dropout: {changed} set to 0 (policy and reference must agree at step 0)")
+
+    @override
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        check_windows(self.trainer)
 
     def policy_mode(self) -> None:
         """Training mode (in eval mode transformers skips gradient checkpointing), the frozen tower in eval mode."""

@@ -24,7 +24,7 @@ from lit_vpo.losses import (
 from lit_vpo.metrics import PreferenceMetrics
 from lit_vpo.modules.base import IGNORED
 from lit_vpo.modules.guards import check_finite, check_ln2, check_same_as_reference
-from lit_vpo.modules.referenced import ReferencedModule, num_compared
+from lit_vpo.modules.referenced import ReferencedModule
 from lit_vpo.modules.scoring import Features
 
 Stage = Literal["fit", "val", "test"]
@@ -45,6 +45,8 @@ class PairLogps(NamedTuple):
 
     policy: Logps  # R rows: chosen, rejected 1 to K - 1, then ground truth
     reference: Logps | None  # K B rows: the same without ground truth; None for losses that need none
+    roles: list[Scored]  # the compared roles, B rows each
+    ground_truth: Logps | None  # B rows, where the batch has them
 
 
 class DPOModule(ReferencedModule):
@@ -110,52 +112,47 @@ class DPOModule(ReferencedModule):
             )
 
     def pair_logps(self, batch: PreferenceBatch, features: Features) -> PairLogps:
-        """Score every row under the policy, chosen and rejected under the reference where the loss needs it."""
-        policy = self.logps(batch, features)
-        return PairLogps(policy, self.reference_logps(batch, features) if self.loss.needs_reference else None)
-
-    def scored(self, batch: PreferenceBatch, logps: PairLogps) -> list[Scored]:
-        """The roles that the loss compares: chosen, then as many rejected ones as it wants.
+        """Score every row under the policy, chosen and rejected under the reference where the loss needs it.
 
         Raises:
-            ValueError: If the batch has another number of them.
+            ValueError: If the batch has other roles than the loss compares.
         """
+        self.loss.check(batch)
+        policy = self.logps(batch, features)
+        reference = self.reference_logps(batch, features) if self.loss.needs_reference else None
         size = len(batch["records"])
-        policy = blocks(logps.policy, size)[: num_compared(batch)]
-        reference: list[Any] = [None] * len(policy) if logps.reference is None else blocks(logps.reference, size)
-        roles = [Scored(*pair) for pair in zip(policy, reference, strict=True)]
-        if len(roles) != 1 + self.loss.num_rejected:
-            raise ValueError(
-                f"{type(self.loss).__name__} compares chosen with {self.loss.num_rejected} rejected responses, the "
-                f"batch has {len(roles) - 1}: set data.num_negatives: {self.loss.num_rejected}"
-            )
-        return roles
+        of_policy = blocks(policy, size)
+        ground_truth = of_policy.pop() if batch["has_ground_truth"] else None
+        of_reference: list[Any] = [None] * len(of_policy) if reference is None else blocks(reference, size)
+        roles = [Scored(*pair) for pair in zip(of_policy, of_reference, strict=True)]
+        return PairLogps(policy, reference, roles, ground_truth)
 
     @override
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         logps = self.pair_logps(batch, self.encode(batch))
         parts = self.objective(batch, logps)
         self.guard_pairs(batch, logps, parts["loss/dpo"].value)
-        self.gather("fit", batch, logps, parts)
+        self.gather("fit", logps, parts)
         total = self.total(batch, parts)
-        self.log("loss/total", total, prog_bar=True, batch_size=len(batch["records"]))
+        weighted = sum(self.terms[name].weight * mean.value.detach() for name, mean in parts.items())
+        self.log("loss/total", weighted, prog_bar=True, batch_size=len(batch["records"]))
         return total
 
     def objective(self, batch: PreferenceBatch, logps: PairLogps) -> dict[str, Mean]:
         """The terms of the loss, unweighted; NLL and CE are computed even where their weight is 0.
 
         Raises:
-            ValueError: If the ground truth has a weight and the batch has no such rows, or as `scored`.
+            ValueError: If the ground truth has a weight and the batch has no such rows.
         """
-        losses = self.loss(*self.scored(batch, logps))
-        policy = blocks(logps.policy, len(losses))
-        parts = {"loss/dpo": Mean(losses.sum(), losses.new_tensor(len(losses)))}
-        texts = {"loss/nll_chosen": policy[0]}
-        if batch["has_ground_truth"]:
-            texts["loss/ce_ground_truth"] = policy[-1]
+        weight = batch["weight"]
+        parts = {"loss/dpo": Mean((weight * self.loss(*logps.roles)).sum(), weight.sum())}
+        texts = {"loss/nll_chosen": logps.roles[0].policy}
+        if logps.ground_truth is not None:
+            texts["loss/ce_ground_truth"] = logps.ground_truth
         elif self.terms["loss/ce_ground_truth"].weight:
             raise ValueError("ce_weight needs ground-truth rows: set data.with_ground_truth: true, or ce_weight: 0")
-        return parts | {name: nll(own.sums, own.lengths, self.terms[name].reduction) for name, own in texts.items()}
+        reductions = {name: self.terms[name].reduction for name in texts}
+        return parts | {name: nll(own.sums, own.lengths, reductions[name], weight) for name, own in texts.items()}
 
     def total(self, batch: PreferenceBatch, parts: dict[str, Mean]) -> Tensor:
         """The batch's share of what the optimizer step minimises, ()."""
@@ -186,9 +183,9 @@ class DPOModule(ReferencedModule):
         self.guard_first_step(batch, logps.policy)
 
     @torch.no_grad()
-    def gather(self, stage: Stage, batch: PreferenceBatch, logps: PairLogps, parts: dict[str, Mean]) -> Tensor:
+    def gather(self, stage: Stage, logps: PairLogps, parts: dict[str, Mean]) -> Tensor:
         """Add a batch to the metrics of a stage; returns the margins of the rewards, (B,)."""
-        chosen, rejected = self.scored(batch, logps)[:2]
+        chosen, rejected = logps.roles[:2]
         sums = [role.policy.sums for role in (chosen, rejected)]
         sums += [torch.zeros_like(sums[0]) if r.reference is None else r.reference.sums for r in (chosen, rejected)]
         rewards = self.loss.rewards(chosen), self.loss.rewards(rejected)
@@ -204,7 +201,7 @@ class DPOModule(ReferencedModule):
         if batch["kind"] != "preference":
             return super().evaluate_objective(batch, stage)
         logps = self.pair_logps(batch, self.encode(batch))
-        return {"margins": self.gather(stage, batch, logps, self.objective(batch, logps))}
+        return {"margins": self.gather(stage, logps, self.objective(batch, logps))}
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lit_vpo.losses import Logps, response_mask, sequence_logps
 from lit_vpo.models import Family
+from lit_vpo.models.registry import video_token
 from lit_vpo.models.shared_prefix import pack, packed_positions
 from lit_vpo.modules.generation import PER_TOKEN
 
@@ -40,7 +41,7 @@ def row_hidden(net: Any, family: Family, batch: Any, features: Features) -> Tens
 
 def shared_hidden(net: Any, family: Family, batch: Any, features: Features) -> Tensor:
     """The same from packed rows: (N, hidden)."""
-    packing = pack(batch)
+    packing = pack(batch, video_token(net.config))
     videos = batch["video_index"][packing.leaders]
     leaders = {name: batch[name][packing.leaders] for name in PER_TOKEN if name in batch}
     media = family.video_kwargs(features, videos[videos >= 0], batch["media"]) if batch["media"] else {}

@@ -42,7 +42,7 @@ class SFTModule(VideoLMModule):
         mean = nll(logps.sums, logps.lengths, self.reduction, batch["weight"])
         loss = over_window(mean, batch.get("window"), "ground_truth", self.reduction)
         self.gather("fit", logps)
-        self.log("loss/total", loss, prog_bar=True, batch_size=len(batch["records"]))
+        self.log("loss/total", mean.value.detach(), prog_bar=True, batch_size=len(batch["records"]))
         return loss
 
     @override

@@ -261,3 +261,40 @@ def test_bad_settings(make_batch):
     batch = make_batch("preference")
     with pytest.raises(ValueError, match="needs ground-truth rows"):
         module.objective(batch, module.pair_logps(batch, module.encode(batch)))
+
+
+def test_a_record_of_weight_0_counts_nothing_and_weights_weigh(make_batch):
+    module = DPOModule("tiny_llava_onevision", loss=losses.HingeLoss(), nll_weight=0.5, lora=SMALL)
+    module.configure_model()
+    with torch.no_grad():
+        [p.add_(0.05) for n, p in module.named_parameters() if "lora_B" in n]
+    batch = make_batch("preference")
+
+    def parts(**more):
+        rows = batch | more
+        return {
+            n: float(m.value) for n, m in module.objective(rows, module.pair_logps(rows, module.encode(rows))).items()
+        }
+
+    first, second = (parts(weight=torch.tensor(w)) for w in ([1.0, 0.0], [0.0, 1.0]))
+    assert abs(first["loss/dpo"] - second["loss/dpo"]) > 1e-3
+    mixed = parts(weight=torch.tensor([1.0, 3.0]))
+    assert mixed["loss/dpo"] == pytest.approx((first["loss/dpo"] + 3 * second["loss/dpo"]) / 4)
+    single = make_batch("preference", size=1)
+    alone = module.objective(single, module.pair_logps(single, module.encode(single)))
+    assert float(alone["loss/nll_chosen"].value) == pytest.approx(first["loss/nll_chosen"], rel=1e-5)
+
+
+def test_mdpo_refuses_negatives_that_are_no_corrupted_video(make_batch):
+    module = DPOModule("tiny_llava_onevision", loss=losses.MDPOLoss(), lora=SMALL)
+    module.configure_model()
+    batch = make_batch("preference", num_negatives=2, negatives=NEGATIVES)
+    with pytest.raises(ValueError, match="needs the chosen text on a corrupted video"):
+        module.pair_logps(batch, module.encode(batch))
+    same = make_batch("preference", num_negatives=2, size=1, negatives=[{"text": "a blue square grows, then 0 spins"}])
+    with pytest.raises(ValueError, match="needs the chosen text on a corrupted video"):
+        module.pair_logps(same, module.encode(same))
+    with pytest.raises(
+        ValueError, match=r"compares chosen with 2 rejected responses, the batch has 1: set data.num_neg"
+    ):
+        module.pair_logps(make_batch("preference"), [])

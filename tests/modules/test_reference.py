@@ -98,7 +98,9 @@ def test_a_second_adapter_comes_from_the_checkpoint(make_batch, loader, trainer,
     module.known_hash = ""
     run.save_checkpoint(tmp_path / "moved.ckpt")
     fresh = make("lora", "second_adapter")
-    trainer().validate(fresh, loader([make_batch("preference", NAME)]), ckpt_path=tmp_path / "moved.ckpt", verbose=False)
+    trainer().validate(
+        fresh, loader([make_batch("preference", NAME)]), ckpt_path=tmp_path / "moved.ckpt", verbose=False
+    )
     assert fresh.reference_hash() == module.reference_hash()
 
 
@@ -185,17 +187,3 @@ def test_a_stale_cache_trips_the_guard_at_step_0(make_batch, loader, trainer, tm
         store.put(path.stem, {name: tensor - 1 for name, tensor in store.get(path.stem).items()})
     with pytest.raises(ValueError, match="policy and reference differ by"):
         trainer(max_steps=1).fit(make(reference_cache=str(tmp_path / "cache")), loader([batch]))
-
-
-def test_rows_that_do_not_fit_their_videos_are_refused(make_batch):
-    module, batch = make(), make_batch("preference", NAME)
-    module.encode(batch)
-    cut = {name: batch[name][:, 9:] for name in ("input_ids", "attention_mask", "labels", "mm_token_type_ids")}
-    with pytest.raises(ValueError, match="was a row truncated"):
-        module.encode(batch | cut)
-    without = {name: value for name, value in batch.items() if name != "mm_token_type_ids"}
-    with pytest.raises(ValueError, match="no mm_token_type_ids"):
-        module.encode(without)
-    module.base.config.get_text_config().max_position_embeddings = 20
-    with pytest.raises(ValueError, match="longer than the model's 20 positions"):
-        module.encode(batch)
