@@ -1,6 +1,6 @@
 """Four candidates of one video: encoded and read once, against `generate(num_return_sequences=4)`.
 
-    python benchmarks/sampling.py [--new-tokens 64] [--repeats 5]
+    python benchmarks/sampling.py [--new-tokens 64] [--repeats 5] [--threads 1]
 
 Both draw from the same weights (60 M parameters, 1,568 visual tokens, random) until the last token; the ratio is the
 median of the rounds' ratios.
@@ -56,7 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="more wait for each other at every small step")
     chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
     case = Case("60m", 1568, 100, "lora")
     net, batch = network(case).eval(), prompts(case)
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}

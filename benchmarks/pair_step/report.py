@@ -65,7 +65,7 @@ def row(
     loss, norm = runner.differences(reference)
     own = seconds["ours", reference]
     against, low, high = ratios(seconds["trl", "online"], own)
-    step = step_of(case)
+    step, given = step_of(case), not online and ("trl", "cached") in seconds
     result = {
         "size": case.size,
         "n_visual": case.n_visual,
@@ -73,13 +73,13 @@ def row(
         "reference": reference,
         "tuning": case.tuning,
         "pairs_per_second": 1 / statistics.median(own),
-        "seconds": {side: _spread(seconds[side, reference]) for side in ("ours", "k_rows", "trl")},
+        "seconds": {" ".join(variant): _spread(values) for variant, values in seconds.items()},
         "ratio_vs_trl": against,
         "ratio_vs_trl_range": [low, high],
         "ratio_vs_k_rows": ratios(seconds["k_rows", reference], own)[0],
         "theoretical_ratio": _trl(step, case, True) / step.ours(online),
-        "ratio_vs_trl_precomputed": None if online else ratios(seconds["trl", "cached"], own)[0],
-        "theoretical_ratio_precomputed": None if online else _trl(step, case, False) / step.ours(False),
+        "ratio_vs_trl_precomputed": ratios(seconds["trl", "cached"], own)[0] if given else None,
+        "theoretical_ratio_precomputed": _trl(step, case, False) / step.ours(False) if given else None,
         "peak_memory_ratio": memory["ours", reference] / memory["trl", "online"] if memory else None,
         "peak_memory_bytes": {" ".join(variant): value for variant, value in memory.items()},
         "loss_difference": loss,

@@ -60,7 +60,7 @@ class Side(ABC):
 
     def grad_norm(self) -> float:
         """Norm of all gradients of the last step."""
-        norms = [p.grad.float().norm() for p in trained(self.net) if p.grad is not None]
+        norms = [p.grad.double().norm() for p in trained(self.net) if p.grad is not None]
         return float(torch.stack(norms).norm())
 
 
