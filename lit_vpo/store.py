@@ -2,7 +2,7 @@
 
 import logging
 import os
-import shutil
+import re
 import tempfile
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 log = logging.getLogger(__name__)
+
+ENTRY = re.compile(r"[0-9a-f]{16}-[\w-]+/([0-9a-f]{2})/\1[0-9a-f]+\.safetensors")
 
 
 class TensorStore:
@@ -21,7 +23,7 @@ class TensorStore:
 
     Args:
         folder: Made where it is missing.
-        namespace: Name of the subfolder.
+        namespace: Name of the subfolder: 16 hexadecimal digits, a dash, and what else tells it apart.
         limit_gb: Bound on the whole folder in GB; what was not read for longest goes first. No bound by default.
 
     Raises:
@@ -79,13 +81,16 @@ class TensorStore:
 
     def drop_other_namespaces(self) -> None:
         """Remove what other namespaces hold: results of a network that is no longer asked."""
-        for other in self.folder.iterdir():
-            if other.is_dir() and other.name != self.namespace:
-                log.info("cache: %s belongs to other weights and is removed", other)
-                shutil.rmtree(other, ignore_errors=True)  # another rank may be removing it too
+        others = [file for file in self._files() if file.parents[1].name != self.namespace]
+        if others:
+            log.info("cache: %d entries of other weights are removed from %s", len(others), self.folder)
+        for file in others:
+            file.unlink(missing_ok=True)  # another rank may be removing it too
 
     def _files(self) -> list[Path]:
-        return list(self.folder.glob("*/*/*.safetensors"))
+        """All entries; nothing else in the folder is ever touched, whatever folder a user names."""
+        files = self.folder.glob("*/*/*.safetensors")
+        return [file for file in files if ENTRY.fullmatch(file.relative_to(self.folder).as_posix())]
 
     def _shrink(self, size: float) -> None:
         stats = [(file.stat(), file) for file in self._files()]
