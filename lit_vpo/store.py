@@ -12,7 +12,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-ENTRY = re.compile(r"[0-9a-f]{16}-[\w-]+/([0-9a-f]{2})/\1[0-9a-f]+\.safetensors")
+ENTRY = re.compile(r"[0-9a-f]{16}-[\w-]+/([0-9a-f]{2})/\1[0-9a-f]*\.safetensors")
 
 
 class TensorStore:
