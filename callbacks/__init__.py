@@ -8,8 +8,17 @@ if __name__ != "lit_vpo.callbacks":
 from .caption_scores import CaptionScores
 from .faults import DataFaults
 from .generations import GenerationWriter
+from .memory import MemoryReport
 from .pair_table import PairTable
 from .pretrained import SavePretrained
 from .step import StepCallback
 
-__all__ = ["CaptionScores", "DataFaults", "GenerationWriter", "PairTable", "SavePretrained", "StepCallback"]
+__all__ = [
+    "CaptionScores",
+    "DataFaults",
+    "GenerationWriter",
+    "MemoryReport",
+    "PairTable",
+    "SavePretrained",
+    "StepCallback",
+]

@@ -6,11 +6,12 @@ from typing import Any
 
 from lightning import LightningDataModule
 
-from .collate import Collator, Kind
+from .collate import Collator
 from .loader import OnBadSample, ShardLoader
 from .manifest import Manifest
 from .overlay import Overlay
 from .reader import RecordReader
+from .responses import Kind
 
 # the sources of each stage of Lightning; training needs `train`, every other stage one of its own
 STAGES = {
@@ -217,6 +218,7 @@ class VideoShardDataModule(LightningDataModule):
             quarantine=self.quarantine or (trainer.default_root_dir if trainer is not None else None),
             rank=rank,
             world=world,
+            accumulate=1 if trainer is None else trainer.accumulate_grad_batches,
             rows_per_video=1 if evaluation else self.rows_per_video,
         )
 

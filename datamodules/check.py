@@ -3,19 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, track
 
 from . import manifest as manifests
-from .collate import Kind, check_texts
 from .loader import read_clip
 from .manifest import Manifest
 from .overlay import Overlay
 from .pack import Packed, pack
 from .quarantine import BadSample, read_quarantine
 from .reader import RecordReader, read_member
+from .responses import Kind, check_texts
 from .video import Clip
 
 __all__ = ["Packed", "Problem", "check", "index", "kind_of", "pack"]
@@ -93,21 +94,29 @@ def _row_problems(reader: RecordReader, num_frames: int, size: int | None, conso
         sample = reader.sample(row)
         try:
             record = reader.record(row)
-            media = record["media"]
             # many rows may look at one clip: each view of it is decoded once (and text alone looks at none)
-            alone = media.get("video", "") is None
-            view = (sample.key, alone, media.get("start_s"), media.get("end_s"), str(media.get("frame_order")))
-            if view not in verified:
-                verified.add(view)
-                clip = read_clip(reader, row, record, num_frames_of(record, num_frames), size)
-                if not shown and clip is not None:
-                    shown = True
-                    console.print(escape(_describe(record, clip, sample.shard)), soft_wrap=True)
+            for seen in _views(record):
+                media = seen["media"]
+                alone = media.get("video", "") is None
+                view = (sample.key, alone, media.get("start_s"), media.get("end_s"), str(media.get("frame_order")))
+                if view not in verified:
+                    verified.add(view)
+                    clip = read_clip(reader, row, seen, num_frames_of(seen, num_frames), size)
+                    if not shown and clip is not None:
+                        shown = True
+                        console.print(escape(_describe(record, clip, sample.shard)), soft_wrap=True)
             if "prompt" in record:
-                check_texts(record, kind_of(record))
+                check_texts(record, kind_of(record), num_negatives=1 + len(record.get("negatives") or []))
         except BadSample as error:
             yield Problem(sample.shard, reader.rows[row]["id"], str(error))
     yield from _unread_members(reader)
+
+
+def _views(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The record as its own media and those of its negatives show it."""
+    media = record["media"]
+    others = [{**media, **(negative.get("media") or {})} for negative in record.get("negatives") or []]
+    return [{**record, "media": each} for each in (media, *others)]
 
 
 def num_frames_of(record: dict[str, object], num_frames: int) -> int:

@@ -4,53 +4,26 @@ Every video is processed once for a batch, however many records and rows of text
 apart from their prompt and joined by ids, so chosen and rejected share the prompt's tokens exactly.
 """
 
+import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from lit_vpo.batch import IGNORE, Batch
+from lit_vpo.batch import IGNORE, Batch, Count
 
 from .quarantine import BadSample
+from .responses import KINDS, Kind, Record, Response, check_texts, responses_of
 from .video import Clip
 
-Kind = Literal["instruction", "preference", "prompt", "question"]
-KINDS: tuple[Kind, ...] = ("instruction", "preference", "prompt", "question")
 
-Record = dict[str, Any]
+class _Row(NamedTuple):
+    """A row of the batch to come."""
 
-
-def responses_of(record: Record, kind: Kind, with_ground_truth: bool = False) -> list[str]:
-    """Texts of a record that become its rows, in their order (a prompt's row has an empty one)."""
-    if kind == "preference":
-        texts = [record.get("chosen"), record.get("rejected")]
-        return [text or "" for text in (texts + [record.get("ground_truth")] if with_ground_truth else texts)]
-    if kind == "question":
-        return list((record.get("meta") or {}).get("options") or [])
-    return [(record.get("ground_truth") or "") if kind == "instruction" else ""]
-
-
-def check_texts(record: Record, kind: Kind, with_ground_truth: bool = False) -> None:
-    """Refuse a record whose texts cannot make the rows of a kind.
-
-    Raises:
-        BadSample: An empty text, chosen = rejected, or options without the right answer among them.
-
-    """
-    if not (record.get("prompt") or "").strip():
-        raise BadSample("empty prompt")
-    responses = responses_of(record, kind, with_ground_truth)
-    if kind == "question" and (
-        len(responses) < 2 or len(set(responses)) < len(responses) or record.get("ground_truth") not in responses
-    ):
-        raise BadSample("a question needs two or more different meta.options, and ground_truth among them")
-    names = {"instruction": ["ground_truth"], "preference": ["chosen", "rejected", "ground_truth"], "prompt": []}
-    for name, text in zip(names.get(kind, ["option"] * len(responses)), responses, strict=False):
-        if not text.strip():
-            raise BadSample(f"empty {name}")
-    if kind == "preference" and responses[0].strip() == responses[1].strip():
-        raise BadSample("chosen = rejected")
+    example: int
+    text: str
+    clip: Clip | None
 
 
 class _MediaRun(NamedTuple):
@@ -67,17 +40,21 @@ class Collator:
     Args:
         processor: A family's processor (tokenizer, chat template and video processor).
         kind: What a row is: an answer to learn, one of a pair, a prompt to continue, or a question's option.
-        with_ground_truth: Preference batches get a third block of rows that hold the ground truth.
+        with_ground_truth: Preference batches get a last block of rows that hold the ground truth.
+        num_negatives: Rejected responses of a record in a preference batch.
 
     Raises:
-        ValueError: An unknown kind, or a tokenizer without the tokens that are needed.
+        ValueError: An unknown kind, a number below 1, or a tokenizer without the tokens that are needed.
 
     """
 
-    def __init__(self, processor: Any, kind: Kind, with_ground_truth: bool = False) -> None:
+    def __init__(self, processor: Any, kind: Kind, with_ground_truth: bool = False, num_negatives: int = 1) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-        self.processor, self.kind, self.with_ground_truth = processor, kind, with_ground_truth
+        if num_negatives < 1:
+            raise ValueError(f"num_negatives must be >= 1, got {num_negatives}")
+        self.processor, self.kind = processor, kind
+        self.with_ground_truth, self.num_negatives = with_ground_truth, num_negatives
         self.tokenizer = processor.tokenizer
         self.eos_token_id = self.tokenizer.eos_token_id
         if self.eos_token_id is None:
@@ -86,6 +63,9 @@ class Collator:
         self.pad_token_id = self.eos_token_id if pad is None else pad
         tokens = (getattr(processor, "video_token", None), getattr(processor, "image_token", None))
         self.media_tokens = [token for token in tokens if token]
+        # Llama's tokenizer opens a text with its bos where the template does not; Qwen's has none to open with
+        opens = self.tokenizer.bos_token_id in self.tokenizer("")["input_ids"]
+        self.opening: str = self.tokenizer.bos_token if opens else ""
         self.video_token_id = self.tokenizer.convert_tokens_to_ids(processor.video_token)
         self.needs_token_types = "mm_token_type_ids" in processor.model_input_names
 
@@ -96,18 +76,40 @@ class Collator:
             BadSample: As :func:`check_texts`, or a media token of the model in a text.
 
         """
-        check_texts(record, self.kind, self.with_ground_truth)
+        check_texts(record, self.kind, self.with_ground_truth, self.num_negatives)
         turns = " ".join(turn["content"] for turn in record.get("history") or ())
-        texts = [record["prompt"], turns, *self._responses(record)]
+        texts = [record["prompt"], turns, *(row.text for row in self.responses(record))]
         if any(token in text for token in self.media_tokens for text in texts):
             raise BadSample(f"a text contains a media placeholder of the model ({', '.join(self.media_tokens)})")
+        if self.kind == "preference":
+            self._check_tokens(self.responses(record)[: 1 + self.num_negatives])
 
-    def __call__(self, examples: Sequence[tuple[Record, Clip | None]]) -> Batch:
+    def _check_tokens(self, rows: list[Response]) -> None:
+        """Texts that differ may still be the same tokens, and make no pair."""
+        chosen, *rejected = self._tokenize([row.text for row in rows])
+        for row, ids in zip(rows[1:], rejected, strict=True):
+            if ids == chosen and row.media == rows[0].media:
+                raise BadSample(f"chosen = {row.role} as tokens")
+
+    def responses(self, record: Record) -> list[Response]:
+        """A record's rows in their order."""
+        return responses_of(record, self.kind, self.with_ground_truth, self.num_negatives)
+
+    def counts(self, record: Record) -> dict[str, Count]:
+        """What a record adds to its accumulation window: responses and tokens of the roles that losses average over."""
+        rows = {row.role: row for row in self.responses(record) if row.role in ("chosen", "ground_truth")}
+        weight = _weight(record)
+        if self.kind not in ("instruction", "preference"):
+            return {}
+        return {role: Count(weight, weight * len(self._tokenize([row.text])[0])) for role, row in rows.items()}
+
+    def __call__(self, examples: Sequence[tuple[Record, Clip | Sequence[Clip | None] | None]]) -> Batch:
         """Build a batch.
 
         Args:
             examples: Records that passed :meth:`check` (the loader asks it before it reads a video) with their clips,
-                at least one; None for a record of text alone.
+                at least one; one clip for all rows of a record (None for a record of text alone), or a list of one for
+                each of them (:meth:`responses`). A clip object that stands in several places is one video.
 
         Returns:
             The batch of this collator's kind (``lit_vpo.batch``).
@@ -118,24 +120,27 @@ class Collator:
         """
         assert examples, "a batch needs at least one example"
         records = [record for record, _ in examples]
-        prompts, media = self._process(examples)
-        rows = self._rows(records)
-        responses = self._tokenize([text for _, text in rows])
+        rows = self._rows(examples)
+        views, seen = _views([(records[row.example], row.clip) for row in rows])
+        prompts, media = self._process(views)
+        responses = self._tokenize([row.text for row in rows])
         batch: dict[str, Any] = {"kind": self.kind, "records": records, "media": media}
-        batch |= self._text([(prompts[i], response) for (i, _), response in zip(rows, responses, strict=True)])
-        videos = _numbers([clip for _, clip in examples])
-        batch["video_index"] = torch.tensor([videos[i] for i, _ in rows])
+        batch |= self._text([(prompts[view], response) for view, response in zip(seen, responses, strict=True)])
+        videos = _numbers([clip for _, clip in views])
+        batch["video_index"] = torch.tensor([videos[view] for view in seen])
+        batch["video_keys"] = [_key(views[videos.index(video)][1]) for video in range(max(videos) + 1)]
         return cast(Batch, batch | self._extras(records, rows))
 
-    def _responses(self, record: Record) -> list[str]:
-        return responses_of(record, self.kind, self.with_ground_truth)
-
-    def _rows(self, records: list[Record]) -> list[tuple[int, str]]:
-        """(example, response) of every row; preference blocks are chosen, then rejected, then ground truth."""
-        responses = [self._responses(record) for record in records]
+    def _rows(self, examples: Sequence[tuple[Record, Any]]) -> list[_Row]:
+        """The batch's rows; those of preference batches stand in blocks: chosen, then rejected, then ground truth."""
+        groups = []
+        for number, (record, clips) in enumerate(examples):
+            rows = self.responses(record)
+            clips = clips if isinstance(clips, list) else [clips] * len(rows)
+            groups.append([_Row(number, row.text, clip) for row, clip in zip(rows, clips, strict=True)])
         if self.kind == "preference":
-            return [(i, texts[block]) for block in range(len(responses[0])) for i, texts in enumerate(responses)]
-        return [(i, text) for i, texts in enumerate(responses) for text in texts]
+            return [row for block in zip(*groups, strict=True) for row in block]
+        return [row for group in groups for row in group]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if self.kind == "prompt":
@@ -174,9 +179,13 @@ class Collator:
             text=texts,
             videos=[clip.frames for clip in clips],
             videos_kwargs={"do_sample_frames": False, "video_metadata": metadata, "return_metadata": True},
-            text_kwargs={"add_special_tokens": False},  # the chat template has written them
+            # the prompt has its special tokens; some classes ask for tensors, which texts of different length cannot be
+            text_kwargs={"add_special_tokens": False, "return_tensors": None},
         )
         ids: list[list[int]] = inputs.pop("input_ids")
+        if "video_second_per_grid" in inputs:  # Qwen2.5-Omni's processor takes one rate for all: 2 frames per second
+            frames = self.processor.video_processor.temporal_patch_size
+            inputs["video_second_per_grid"] = [frames / clip.fps for clip in clips]
         unused = ("attention_mask", "mm_token_type_ids", "video_metadata")
         return ids, {name: _stack(value) for name, value in inputs.items() if name not in unused}
 
@@ -203,7 +212,7 @@ class Collator:
             first = next(turn for turn in turns if turn["role"] == "user")
             first["content"].insert(0, {"type": "video"})
         text: str = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return text
+        return text if text.startswith(self.opening) else self.opening + text
 
     def _check_placeholders(self, prompts: list[list[int]], media: dict[str, Tensor]) -> None:
         counts = [sum(token == self.video_token_id for token in prompt) for prompt in prompts]
@@ -235,21 +244,37 @@ class Collator:
             )
         return text
 
-    def _extras(self, records: list[Record], rows: list[tuple[int, str]]) -> dict[str, Any]:
+    def _extras(self, records: list[Record], rows: list[_Row]) -> dict[str, Any]:
+        weight = torch.tensor([_weight(record) for record in records])
         if self.kind == "instruction":
-            return {"weight": torch.tensor([_weight(record) for record in records])}
+            return {"weight": weight}
         if self.kind == "preference":
-            return {"has_ground_truth": self.with_ground_truth}
+            return {"weight": weight, "has_ground_truth": self.with_ground_truth}
         if self.kind == "question":
             answers = [record["meta"]["options"].index(record["ground_truth"]) for record in records]
-            return {"question_index": torch.tensor([i for i, _ in rows]), "answer": torch.tensor(answers)}
+            return {"question_index": torch.tensor([row.example for row in rows]), "answer": torch.tensor(answers)}
         return {}
+
+
+def _views(seen: Sequence[tuple[Record, Clip | None]]) -> tuple[list[tuple[Record, Clip | None]], list[int]]:
+    """The different (record, clip) pairs, and which one each row shows: a prompt is made once for each."""
+    numbers: dict[tuple[int, int], int] = {}
+    indices = [numbers.setdefault((id(record), id(clip)), len(numbers)) for record, clip in seen]
+    return [seen[indices.index(number)] for number in range(len(numbers))], indices
 
 
 def _numbers(clips: Sequence[Clip | None]) -> list[int]:
     """Number of each example's video among the batch's videos, -1 for text alone; one clip object is one video."""
     numbers: dict[int, int] = {}
     return [-1 if clip is None else numbers.setdefault(id(clip), len(numbers)) for clip in clips]
+
+
+def _key(clip: Clip | None) -> str:
+    """Hash of what is seen: frames in their order, and their rate."""
+    assert clip is not None
+    digest = hashlib.blake2b(f"{tuple(clip.frames.shape)} {clip.fps}".encode(), digest_size=16)
+    digest.update(clip.frames.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _weight(record: Record) -> float:

@@ -12,6 +12,8 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "history": (list,),
     "chosen": (str,),
     "rejected": (str,),
+    "negatives": (list,),
+    "views": (dict,),
     "ground_truth": (str,),
     "mode": (str,),
     "weight": (int, float),
@@ -28,6 +30,7 @@ _MEDIA_TYPES: dict[str, tuple[type, ...]] = {
     "end_s": (int, float),
     "frame_order": (list,),
 }
+_VIEW_FIELDS = ("start_s", "end_s", "frame_order")  # what a negative may see otherwise: the video stays the record's
 
 
 def check_fields(record: Row, where: str) -> None:
@@ -37,25 +40,52 @@ def check_fields(record: Row, where: str) -> None:
         ValueError: Names ``where`` and the field.
 
     """
-    media, meta = record.get("media") or {}, record.get("meta") or {}
-    for fields, types, prefix in ((record, _FIELD_TYPES, ""), (media, _MEDIA_TYPES, "media.")):
-        for name, kinds in types.items():
-            value = fields.get(name)
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-                wanted = " or ".join(kind.__name__ for kind in kinds)
-                raise ValueError(f"{where}, field '{prefix}{name}': must be {wanted}, got {value!r}")
+    _check_types(record, _FIELD_TYPES, where)
+    meta = record.get("meta") or {}
+    _check_media(record.get("media") or {}, where)
     if record.get("mode") not in (None, "sft", "dpo"):
         raise ValueError(f"{where}, field 'mode': must be 'sft' or 'dpo', got {record['mode']!r}")
     weight = record.get("weight")
     if weight is not None and not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"{where}, field 'weight': must be a finite number >= 0, got {weight!r}")
-    order = media.get("frame_order") or []
-    if not all(isinstance(position, int) and position >= 0 for position in order):
-        raise ValueError(f"{where}, field 'media.frame_order': must be a list of positions >= 0, got {order!r}")
     options = meta.get("options")
     if options is not None and not (isinstance(options, list) and all(isinstance(text, str) for text in options)):
         raise ValueError(f"{where}, field 'meta.options': must be a list of texts, got {options!r}")
     _check_turns(record.get("history") or [], where)
+    _check_negatives(record.get("negatives") or [], where)
+    for role, view in (record.get("views") or {}).items():
+        if role not in ("chosen", "rejected"):
+            raise ValueError(f"{where}, field 'views': may name chosen and rejected, got {role!r}")
+        _check_view(view, where, f"views.{role}")
+
+
+def _check_types(fields: Row, types: dict[str, tuple[type, ...]], where: str, prefix: str = "") -> None:
+    for name, kinds in types.items():
+        value = fields.get(name)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{where}, field '{prefix}{name}': must be {wanted}, got {value!r}")
+
+
+def _check_media(media: Row, where: str, prefix: str = "media.") -> None:
+    _check_types(media, _MEDIA_TYPES, where, prefix)
+    order = media.get("frame_order") or []
+    if not all(isinstance(position, int) and position >= 0 for position in order):
+        raise ValueError(f"{where}, field '{prefix}frame_order': must be a list of positions >= 0, got {order!r}")
+
+
+def _check_negatives(negatives: list[Any], where: str) -> None:
+    for number, negative in enumerate(negatives):
+        name = f"negatives[{number}]"
+        if not isinstance(negative, dict) or not isinstance(negative.get("text"), str):
+            raise ValueError(f"{where}, field '{name}': must be an object with a text, got {negative!r}")
+        _check_view(negative.get("media") or {}, where, f"{name}.media")
+
+
+def _check_view(view: Any, where: str, name: str) -> None:
+    if not isinstance(view, dict) or set(view) - set(_VIEW_FIELDS):
+        raise ValueError(f"{where}, field '{name}': may override {', '.join(_VIEW_FIELDS)}, got {view!r}")
+    _check_media(view, where, f"{name}.")
 
 
 def _check_turns(turns: list[Any], where: str) -> None:

@@ -1,7 +1,7 @@
 """Data for supervised fine-tuning: prompts and the answers to learn."""
 
 from .base import VideoShardDataModule
-from .collate import Kind
+from .responses import Kind
 
 
 class InstructionDataModule(VideoShardDataModule):

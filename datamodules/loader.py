@@ -3,13 +3,14 @@
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lit_vpo.batch import Batch
+from lit_vpo.batch import Batch, Count
 from lit_vpo.randomness import generator
 
 from .collate import Collator
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 OnBadSample = Literal["quarantine", "raise"]
 _Bad = tuple[str, str, str, str]  # shard, key, id, reason
+_Example = tuple[dict[str, Any], list[Clip | None]]
 _Item = tuple[Batch | None, list[_Bad], str | None]  # batch, samples it lost, id of the spare that fills it
 
 # a worker that hangs in native code is reported instead of waited for; far above any honest batch
@@ -49,6 +51,9 @@ class ShardLoader:
         rank: This process; it takes batches ``rank``, ``rank + world``, ...
         world: Processes; the epoch is cut to a multiple of it, so all have as many batches.
         rows_per_video: Rows of one video that stand together where rows are shuffled; see ``EpochPlan``.
+        accumulate: Batches of a rank in one optimizer step. Batches to train on carry ``window``: what their step holds
+            (``lit_vpo.batch.Count``). Steps count from the epoch's first batch, as Lightning's do, so a
+            ``limit_train_batches`` must be a multiple of it.
 
     Raises:
         ValueError: Numbers out of range.
@@ -71,11 +76,14 @@ class ShardLoader:
         rank: int = 0,
         world: int = 1,
         rows_per_video: int = 1,
+        accumulate: int = 1,
     ) -> None:
         if on_bad_sample not in ("quarantine", "raise"):
             raise ValueError(f"on_bad_sample must be 'quarantine' or 'raise', got {on_bad_sample!r}")
         if num_frames < 1 or num_workers < 0:
             raise ValueError(f"num_frames must be >= 1 and num_workers >= 0, got {num_frames} and {num_workers}")
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be >= 1, got {accumulate}")
         if not 0 <= rank < world:
             raise ValueError(f"rank must lie in 0..{world - 1}, got {rank}")
         data = f"{reader.manifest_hash}/{reader.overlay_hash}"
@@ -87,7 +95,7 @@ class ShardLoader:
         self.num_frames, self.size, self.num_workers = num_frames, size, num_workers
         self.evaluation, self.on_bad_sample = evaluation, on_bad_sample
         self.quarantine = Quarantine(quarantine)
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.accumulate = rank, world, accumulate
         self.cursor = 0
 
     def __len__(self) -> int:
@@ -181,8 +189,9 @@ class _Batches(Dataset[_Item]):
         self.reader, self.collator, self.plan = loader.reader, loader.collator, loader.plan
         self.num_frames, self.size = loader.num_frames, loader.size
         self.evaluation, self.on_bad_sample = loader.evaluation, loader.on_bad_sample
-        self.epoch = epoch
-        self.batches = loader.plan.batches(epoch)
+        self.epoch, self.step_batches = epoch, loader.accumulate * loader.world
+        self.batches = loader.plan.batches(epoch)[: len(loader) * loader.world]
+        self.counted: dict[int, dict[str, Count]] = {}
 
     def __getitem__(self, position: int) -> _Item:
         bad: list[_Bad] = []
@@ -190,35 +199,64 @@ class _Batches(Dataset[_Item]):
         rows = self.batches[position]
         examples = [example for row in rows if (example := self._example(row, bad, clips)) is not None]
         if examples:
-            return self.collator(examples), bad, None
+            return self._batch(examples, position), bad, None
         for row in () if self.evaluation else self.plan.spares(self.epoch, position):
             if (example := self._example(row, bad, clips)) is not None:
-                return self.collator([example]), bad, example[0]["id"]
+                return self._batch([example], position), bad, example[0]["id"]
         if self.evaluation:
             return None, bad, None
         reasons = "; ".join(sorted({reason for *_, reason in bad})[:3])
         raise ValueError(f"no sample of a batch nor any spare of it can be used: {reasons}")
 
-    def _example(
-        self, row: int, bad: list[_Bad], clips: dict[object, Clip]
-    ) -> tuple[dict[str, Any], Clip | None] | None:
-        """A row's record and clip; what rows of a batch see alike is decoded once and kept in `clips`."""
+    def _batch(self, examples: list[_Example], position: int) -> Batch:
+        batch: Any = self.collator(examples)
+        window = {} if self.evaluation else self._window(position)
+        return cast(Batch, batch | {"window": window} if window else batch)
+
+    def _window(self, position: int) -> dict[str, Count]:
+        """What the optimizer step of a batch holds, per batch of a whole step (the epoch's last step may be short)."""
+        first = position // self.step_batches * self.step_batches
+        rows = chain.from_iterable(self.batches[first : first + self.step_batches])
+        counts = [count for row in rows for count in self._counts(row).items()]
+        totals: dict[str, Count] = {}
+        for role, (samples, tokens) in counts:
+            before = totals.get(role, Count(0.0, 0.0))
+            totals[role] = Count(before.sample + samples / self.step_batches, before.token + tokens / self.step_batches)
+        return totals
+
+    def _counts(self, row: int) -> dict[str, Count]:
+        """Counts of a row's texts; none where they make the record unusable."""
+        if row not in self.counted:
+            try:
+                record = self.reader.record(row)
+                self.collator.check(record)
+                self.counted[row] = self.collator.counts(record)
+            except BadSample:
+                self.counted[row] = {}
+        return self.counted[row]
+
+    def _example(self, row: int, bad: list[_Bad], clips: dict[object, Clip]) -> _Example | None:
+        """A row's record and the clip of each of its responses."""
         try:
             record = self.reader.record(row)
             self.collator.check(record)
-            view = json.dumps([record["key"], record["media"]], sort_keys=True)
-            if view not in clips:
-                clip = read_clip(self.reader, row, record, self.num_frames, self.size)
-                if clip is None:
-                    return record, None
-                clips[view] = clip
-            return record, clips[view]
+            return record, [self._clip(row, record, shown.media, clips) for shown in self.collator.responses(record)]
         except BadSample as error:
             sample, record_id = self.reader.sample(row), self.reader.rows[row]["id"]
             if self.on_bad_sample == "raise":
                 raise BadSample(f"shard {sample.shard}, sample {record_id}: {error}") from error
             bad.append((sample.shard, sample.key, record_id, str(error)))
             return None
+
+    def _clip(self, row: int, record: dict[str, Any], media: dict[str, Any], clips: dict[object, Clip]) -> Clip | None:
+        """A view of a row's video; what is seen alike in a batch is decoded once and kept in `clips`."""
+        view = json.dumps([record["key"], media], sort_keys=True)
+        if view not in clips:
+            clip = read_clip(self.reader, row, {**record, "media": media}, self.num_frames, self.size)
+            if clip is None:
+                return None
+            clips[view] = clip
+        return clips[view]
 
 
 def read_clip(reader: RecordReader, row: int, record: dict[str, Any], num_frames: int, size: int | None) -> Clip | None:

@@ -3,15 +3,22 @@
 from typing import Any
 
 from .base import VideoShardDataModule
-from .collate import Collator, Kind
+from .collate import Collator
+from .responses import Kind
 
 
 class PreferenceDataModule(VideoShardDataModule):
-    """Rows with ``prompt``, ``chosen`` and ``rejected``.
+    """Rows with ``prompt``, ``chosen`` and ``rejected``, and further ``negatives`` where a loss compares several.
+
+    A negative is ``{text, media?}``; its ``media`` overrides fields of the record's, so that a text can be judged on a
+    corrupted view of the video: ``{"text": the chosen one, "media": {"frame_order": [...]}}``. ``views`` does the same
+    for the pair itself: ``{"rejected": {"frame_order": [...]}}``.
 
     Args:
         model: Name or path whose processor makes the inputs; the CLI links it from the model.
         with_ground_truth: Also make rows of ``ground_truth``, for losses with a term on it; every record needs one.
+        num_negatives: Rejected responses of each record: ``rejected``, then the first of ``negatives``. A record with
+            fewer is a bad sample; those beyond are not used.
         **kwargs: The other arguments of :class:`VideoShardDataModule`.
 
     """
@@ -19,11 +26,13 @@ class PreferenceDataModule(VideoShardDataModule):
     train_kind: Kind = "preference"
 
     # the command line follows **kwargs to the base's arguments and shows them all
-    def __init__(self, model: str, with_ground_truth: bool = False, **kwargs: Any) -> None:
+    def __init__(self, model: str, with_ground_truth: bool = False, num_negatives: int = 1, **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
-        self.with_ground_truth = with_ground_truth
+        if num_negatives < 1:
+            raise ValueError(f"num_negatives must be >= 1, got {num_negatives}")
+        self.with_ground_truth, self.num_negatives = with_ground_truth, num_negatives
 
     def train_collator(self) -> Collator:
         """Collator of pairs, with ground-truth rows where asked for."""
         collator = super().train_collator()
-        return Collator(collator.processor, "preference", self.with_ground_truth)
+        return Collator(collator.processor, "preference", self.with_ground_truth, self.num_negatives)

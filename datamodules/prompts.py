@@ -1,7 +1,7 @@
 """Data for generation: prompts alone."""
 
 from .base import VideoShardDataModule
-from .collate import Kind
+from .responses import Kind
 
 
 class PromptDataModule(VideoShardDataModule):

@@ -1,15 +1,27 @@
 """What flows from the data modules to the modules: rows of text that look at videos.
 
-A batch holds B records, R rows of text and V videos (V <= B: a record may be text alone). Every video is encoded
+A batch holds B records, R rows of text and V videos. Every video is encoded
 once; `video_index` says which one a row sees, so the chosen and the rejected answer of a pair, and the options of a
-question, share theirs.
+question, share theirs. A rejected response may look at a view of its own (a corrupted one), which is then one more of
+the V videos.
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from torch import Tensor
 
 IGNORE = -100  # label of every position that is not part of a response
+
+
+class Count(NamedTuple):
+    """How much of a role an accumulation window holds, over A batches on each of W ranks, divided by A W.
+
+    Counted from the texts before anything is decoded: a sample whose *video* turns out unusable, and a spare that
+    stands in for an empty batch, are counted as planned.
+    """
+
+    sample: float  # weights of the responses (1 each, where records have none)
+    token: float  # their tokens times their weights
 
 
 class Rows(TypedDict):
@@ -19,8 +31,9 @@ class Rows(TypedDict):
     attention_mask: Tensor  # (R, S) long
     video_index: Tensor  # (R,) long: which of the V videos the row sees, -1 for none
     media: dict[str, Tensor]  # the processor's video tensors, concatenated over the videos on dimension 0
+    video_keys: list[str]  # V hashes of the videos' frames and times, in hexadecimal
     mm_token_type_ids: NotRequired[Tensor]  # (R, S) long, for families that place video tokens by it
-    records: list[dict[str, Any]]  # the B records, in order; V <= B, as some may be text alone
+    records: list[dict[str, Any]]  # the B records, in order; some may be text alone
 
 
 class InstructionBatch(Rows):
@@ -29,14 +42,20 @@ class InstructionBatch(Rows):
     kind: Literal["instruction"]
     labels: Tensor  # (R, S) long: the token itself on response positions, IGNORE elsewhere
     weight: Tensor  # (B,) float
+    window: NotRequired[dict[str, Count]]  # of ground_truth; training batches alone belong to a window
 
 
 class PreferenceBatch(Rows):
-    """Pairs: B chosen rows, then B rejected rows, then (has_ground_truth) B ground-truth rows."""
+    """Roles in blocks of B rows: chosen, rejected 1 to K - 1, then (has_ground_truth) ground truth.
+
+    Every record of a batch has K - 1 rejected responses, the data module's `num_negatives`.
+    """
 
     kind: Literal["preference"]
     labels: Tensor  # (R, S) long, as above
+    weight: Tensor  # (B,) float
     has_ground_truth: bool
+    window: NotRequired[dict[str, Count]]  # of chosen, and of ground_truth where it has rows
 
 
 class PromptBatch(Rows):

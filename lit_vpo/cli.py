@@ -154,6 +154,14 @@ def _add_pairs(commands: Any) -> None:
     build.add_argument("--max-pairs-per-video", type=int, metavar="N", help="keep N pairs of a video, drawn at random")
     build.add_argument("--seed", type=int, default=0, help="of that draw")
     build.set_defaults(command=_build)
+    corrupt = pairs.add_parser("corrupt", help="also reject the chosen text on a corrupted video (mDPO)")
+    corrupt.add_argument("pairs", help="overlay of pairs")
+    corrupt.add_argument("--out", required=True)
+    corrupt.add_argument("--kind", default="reverse", help="drop, shuffle, reverse or a dotted path")
+    corrupt.add_argument("--r", type=int, default=4, help="divisor, 16 (easy) to 2 (hard)")
+    corrupt.add_argument("--num-frames", type=int, default=16)
+    corrupt.add_argument("--seed", type=int, default=0)
+    corrupt.set_defaults(command=_corrupt)
 
 
 def _add_results(commands: Any) -> None:
@@ -238,6 +246,13 @@ def _build(args: argparse.Namespace) -> int | None:
     write_pairs(
         args.generations, args.out, args.scorer, args.validation, args.filter, args.max_pairs_per_video, args.seed
     )
+    return None
+
+
+def _corrupt(args: argparse.Namespace) -> int | None:
+    from lit_vpo.pair_commands import write_corrupted
+
+    write_corrupted(args.pairs, args.out, args.kind, args.r, args.num_frames, args.seed)
     return None
 
 

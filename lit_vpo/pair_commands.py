@@ -1,4 +1,4 @@
-"""`pairs prompts` and `pairs build`: the two plain stages between a folder of shards and an overlay of pairs."""
+"""`pairs prompts`, `build` and `corrupt`: the plain stages between a folder of shards and an overlay of pairs."""
 
 import json
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from lit_vpo.datamodules.atomic import read_lines, write_lines
 from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.generations import load_scorer
+from lit_vpo.preferences.corruption import corrupted
 from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
 from lit_vpo.preferences.perturbations import perturbed_prompts
 
@@ -84,6 +85,25 @@ def write_pairs(
         quality = pair_quality(pairs, load_scorer(scorer), {row["key"]: row for row in rows})
         path.with_name(path.stem + ".quality.json").write_text(json.dumps(quality, indent=1))
         _print_quality(quality)
+
+
+def write_corrupted(pairs: str, out: str, kind: str, r: int, num_frames: int, seed: int) -> None:
+    """Writes an overlay whose pairs also reject the chosen text on a corrupted video, as `MDPOLoss` compares it.
+
+    Args:
+        pairs: Overlay of pairs.
+        out: The new overlay.
+        kind: Perturbation by name or dotted path.
+        r: Its divisor.
+        num_frames: Frames that will be sampled.
+        seed: Address of the draws.
+
+    Raises:
+        ValueError: As `lit_vpo.preferences.corruption.corrupted`.
+    """
+    rows = corrupted(Overlay.load(pairs).rows, kind, r, num_frames, seed)
+    Overlay(tuple(rows)).save(out)
+    Console().print(f"{len(rows)} pairs with a corrupted video as second negative: {out}")
 
 
 def _save(pairs: list[dict[str, Any]], path: Path, num_validation: int) -> None:

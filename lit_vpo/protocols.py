@@ -27,6 +27,13 @@ class HasAdapter(HasNetwork, Protocol):
 
 
 @runtime_checkable
+class SharesPrefix(HasNetwork, Protocol):
+    """A module that trains a language model on rows of text, which may share what they begin with."""
+
+    share_prefix: bool  # whether they do
+
+
+@runtime_checkable
 class HasReference(Protocol):
     """A module that compares its policy with a reference."""
 
@@ -37,4 +44,4 @@ class HasReference(Protocol):
 CaptionScorer = Callable[[str, dict[str, Any]], CaptionCounts]
 """Counts the errors of a caption (first argument) against what a record says about its video."""
 
-__all__ = ["CaptionScorer", "HasAdapter", "HasNetwork", "HasReference"]
+__all__ = ["CaptionScorer", "HasAdapter", "HasNetwork", "HasReference", "SharesPrefix"]

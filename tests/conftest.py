@@ -13,6 +13,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+PROCESSORS = {}
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,48 @@ def shared() -> pathlib.Path:
     if not (folder / "videos").is_dir():
         pytest.skip("the real clips are not beside this checkout")
     return folder
+
+
+def record(index, **more):
+    return {
+        "id": f"clip-{index}",
+        "key": f"clip-{index}",
+        "media": {},
+        "prompt": ["Describe the video.", "What happens in the video, in detail?"][index % 2],
+        "history": [],
+        "ground_truth": f"a red circle moves left {index} times",
+        "chosen": f"a blue square grows, then {index} spins",
+        "rejected": "a star",
+        "mode": "dpo",
+        "weight": 1.0,
+        "meta": {"options": ["left", f"a red circle moves left {index} times"], "kind": "direction"},
+    } | more
+
+
+@pytest.fixture
+def make_batch():
+    """Batches by the project's own collator, over clips of noise.
+
+    `fps` holds the clips' rates in turn, `each` what single records have besides `more`.
+    """
+    from lit_vpo.datamodules import Clip, Collator
+    from lit_vpo.models import load_processor
+
+    def make(kind, name="tiny_llava_onevision", size=2, first=0, num_frames=4, **more):
+        if name not in PROCESSORS:
+            PROCESSORS[name] = load_processor(name)
+        options = {"with_ground_truth": more.pop("with_ground_truth", False)}
+        options["num_negatives"] = more.pop("num_negatives", 1)
+        rates, silent = more.pop("fps", [2.0]), more.pop("text_alone", ())
+        one_clip, each = more.pop("one_clip", False), more.pop("each", [{}] * size)
+        rng = torch.Generator().manual_seed(first)
+        examples = []
+        for index in range(first, first + size):
+            frames = torch.randint(0, 256, (num_frames, 3, 60, 60), generator=rng, dtype=torch.uint8)
+            fps = rates[index % len(rates)]
+            if index == first or not one_clip:
+                clip = Clip(frames, [i / fps for i in range(num_frames)], fps)
+            examples.append((record(index, **more | each[index - first]), None if index in silent else clip))
+        return Collator(PROCESSORS[name], kind, **options)(examples)
+
+    return make

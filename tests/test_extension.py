@@ -13,20 +13,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = '''
 import torch
 from lit_vpo.callbacks import StepCallback
+from lit_vpo.losses import PreferenceLoss
 from lit_vpo.metrics import CaptionCounts
 from lit_vpo.models.llava_onevision import LlavaOnevision
 
 
-class HingeLoss(torch.nn.Module):
+class MyHingeLoss(PreferenceLoss):
     """max(0, 1 - beta * margin)"""
 
-    def __init__(self, beta: float = 0.5) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def forward(self, policy_chosen, policy_rejected, reference_chosen, reference_rejected):
-        margins = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
-        return torch.relu(1 - self.beta * margins)
+    def forward(self, chosen, rejected):
+        return torch.relu(1 - self.rewards(chosen) + self.rewards(rejected))
 
 
 class Note(StepCallback):
@@ -73,10 +69,10 @@ def test_loss_callback_and_family_by_dotted_path(package, tmp_path):
     main(
         ["fit", "-c", "experiments/smoke/dpo.yaml", "--run_dir", str(tmp_path / "run"), "--trainer.max_steps", "2",
          "--model.init_args.model", "tiny_llava_onevision", "--model.init_args.family", f"{package}.MyFamily",
-         "--model.init_args.loss", f"{package}.HingeLoss", "--model.init_args.loss.init_args.beta", "0.25",
+         "--model.init_args.loss", f"{package}.MyHingeLoss", "--model.init_args.loss.init_args.beta", "0.25",
          "--trainer.callbacks+", f"{package}.Note", "--trainer.callbacks.path", str(notes)]
     )  # fmt: skip
-    assert notes.read_text().splitlines() == ["1 HingeLoss MyFamily", "2 HingeLoss MyFamily"]
+    assert notes.read_text().splitlines() == ["1 MyHingeLoss MyFamily", "2 MyHingeLoss MyFamily"]
 
 
 def test_perturbation_by_dotted_path(package, world, tmp_path):

@@ -18,7 +18,7 @@ from lit_vpo.lora import (
     target_pattern,
 )
 from lit_vpo.models import get_family, load_model
-from lit_vpo.models.tiny import tiny_llava_onevision
+from lit_vpo.models.llava_onevision import tiny_llava_onevision
 from lit_vpo.reference import adapter_off
 
 NAMES = ["tiny_llava_onevision", "tiny_qwen2_5_vl"]

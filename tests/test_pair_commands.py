@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import pytest
 
@@ -62,3 +63,9 @@ def test_max_pairs_per_video_is_drawn_by_the_seed(generations):
         for seed in "0123"
     }
     assert len(drawn) > 1 and all(len(ids) == 3 for ids in drawn)
+
+
+def test_the_committed_corrupted_overlay_is_what_the_command_writes(tmp_path):
+    folder = pathlib.Path(__file__).resolve().parents[1] / "experiments" / "smoke" / "world"
+    main(["pairs", "corrupt", str(folder / "pairs.jsonl"), "--out", str(tmp_path / "c.jsonl")])
+    assert (tmp_path / "c.jsonl").read_text() == (folder / "corrupted.jsonl").read_text()

@@ -26,6 +26,7 @@ def _preference_update(
     chosen_lengths: Tensor,
     rejected_lengths: Tensor,
     beta: float,
+    rewards: tuple[Tensor, Tensor] | None = None,
 ) -> PairSums:
     """Reduces one batch; see `PreferenceMetrics.update`."""
     given = (policy_chosen, policy_rejected, reference_chosen, reference_rejected, chosen_lengths, rejected_lengths)
@@ -36,8 +37,9 @@ def _preference_update(
     chosen = policy_chosen.detach().float() - reference_chosen.detach().float()
     rejected = policy_rejected.detach().float() - reference_rejected.detach().float()
     logps = (policy_chosen.detach().float(), policy_rejected.detach().float())
-    sums = torch.stack([t.sum() for t in (*logps, chosen, rejected, beta * chosen, beta * rejected)])
-    wins, ties = (chosen > rejected).sum(), (chosen == rejected).sum()
+    first, second = (beta * chosen, beta * rejected) if rewards is None else (each.detach().float() for each in rewards)
+    sums = torch.stack([t.sum() for t in (*logps, chosen, rejected, first, second)])
+    wins, ties = (first > second).sum(), (first == second).sum()
     counts = torch.stack([torch.tensor(len(chosen)).to(wins), wins, ties, chosen_lengths.sum(), rejected_lengths.sum()])
     return PairSums(sums, counts)
 
@@ -69,6 +71,7 @@ def preference_metrics(
     chosen_lengths: Tensor,
     rejected_lengths: Tensor,
     beta: float,
+    rewards: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Metrics of one batch of pairs; the functional form of `PreferenceMetrics`, with its arguments and results."""
     return _preference_compute(
@@ -80,6 +83,7 @@ def preference_metrics(
             chosen_lengths,
             rejected_lengths,
             beta,
+            rewards,
         )
     )
 
@@ -121,6 +125,7 @@ class PreferenceMetrics(Metric):
         chosen_lengths: Tensor,
         rejected_lengths: Tensor,
         beta: float,
+        rewards: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Adds a batch of pairs.
 
@@ -132,6 +137,7 @@ class PreferenceMetrics(Metric):
             chosen_lengths: (B,) long, number of response tokens.
             rejected_lengths: (B,) long, the same of the rejected ones.
             beta: Scale of the rewards.
+            rewards: (B,) of chosen and of rejected, where a loss has others than beta times the summed logratio.
 
         Raises:
             ValueError: If the shapes differ.
@@ -144,6 +150,7 @@ class PreferenceMetrics(Metric):
             chosen_lengths,
             rejected_lengths,
             beta,
+            rewards,
         )
         self.sums += batch.sums
         self.counts += batch.counts

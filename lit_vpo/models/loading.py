@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_vpo.models.registry import Family, get_family
+from lit_vpo.models.registry import Family, families, get_family
+from lit_vpo.models.tiny import TINY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 BASES = Path(__file__).parent / "assets" / "bases"
-TINY_NAMES = ("tiny_llava_onevision", "tiny_qwen2_5_vl")
 DType = Literal["float32", "bfloat16", "float16", "auto"]
+
+
+def tiny_names() -> list[str]:
+    """Names of the tiny models: `tiny_` and a family's name."""
+    families()  # a family's module also holds its builder
+    return sorted(TINY)
 
 
 def family_of(model: str, family: str | None = None) -> Family:
@@ -33,7 +39,7 @@ def family_of(model: str, family: str | None = None) -> Family:
 
 def model_type(model: str) -> str:
     """The `model_type` of a model's `config.json` (nothing else of the model is read)."""
-    if model in TINY_NAMES:
+    if model in tiny_names():
         return model.removeprefix("tiny_")
     from transformers import PretrainedConfig
 
@@ -51,7 +57,7 @@ def load_model(model: str, dtype: DType = "float32", family: str | None = None) 
 
     Args:
         model: Folder or Hub name (`HF_HUB_OFFLINE` is honoured), name of a shipped base such as `motion_world_base`, or
-            `tiny_llava_onevision` / `tiny_qwen2_5_vl` (built in memory from a fixed seed).
+            `tiny_<family>`, one of `tiny_names` (built in memory from a fixed seed).
         dtype: Number format of the weights; `auto` keeps the stored one.
         family: As for `family_of`.
 
@@ -60,8 +66,8 @@ def load_model(model: str, dtype: DType = "float32", family: str | None = None) 
     """
     found = family_of(model, family)
     number_format = dtype if dtype == "auto" else getattr(torch, dtype)
-    if model in TINY_NAMES:
-        net: Any = _tiny(model)[0]
+    if model in tiny_names():
+        net: Any = TINY[model]()[0]
         return net if dtype == "auto" else net.to(number_format)  # type: ignore[no-any-return]
     try:
         return found.model_class().from_pretrained(_locate(model), dtype=number_format)
@@ -78,8 +84,8 @@ def load_processor(model: str) -> "ProcessorMixin":
     Raises:
         ValueError: If it cannot be found.
     """
-    if model in TINY_NAMES:
-        processor: ProcessorMixin = _tiny(model)[1]
+    if model in tiny_names():
+        processor: ProcessorMixin = TINY[model]()[1]
         return processor
     from transformers import AutoProcessor
 
@@ -98,13 +104,13 @@ def weights_hash(source: nn.Module | str, frozen_only: bool = False, without: Co
 
     Args:
         source: A network, or what `load_model` takes.
-        frozen_only: Leave out the parameters that training changes.
+        frozen_only: Leave out the parameters that training changes, and every adapter.
         without: Names of tensors to leave out.
     """
     net = load_model(source, "auto") if isinstance(source, str) else source
     persistent = set(net.state_dict(keep_vars=True))
     tensors: list[tuple[str, Tensor]] = [
-        (name, p) for name, p in net.named_parameters() if not (frozen_only and p.requires_grad)
+        (name, p) for name, p in net.named_parameters() if not (frozen_only and (p.requires_grad or ".lora_" in name))
     ]
     tensors += [(name, tensor) for name, tensor in net.named_buffers() if name in persistent]
     digest = hashlib.sha256()
@@ -126,15 +132,9 @@ def _locate(model: str) -> str:
     return str(base) if (base / "config.json").is_file() else model
 
 
-def _tiny(model: str) -> Any:
-    from lit_vpo.models.tiny import TINY
-
-    return TINY[model]()
-
-
 def _not_found(model: str) -> str:
     shipped = sorted(path.name for path in BASES.glob("*") if path.is_dir())
-    names = ", ".join([*shipped, *TINY_NAMES])
+    names = ", ".join([*shipped, *tiny_names()])
     return (
         f"model {model!r} is neither a folder nor a name that the Hub (or its local cache) knows, nor one of: {names}. "
         "Check the path; without a network, set HF_HUB_OFFLINE=1 and use a downloaded folder"

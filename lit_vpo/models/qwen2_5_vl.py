@@ -1,28 +1,25 @@
-"""Qwen2.5-VL: window-attention tower with its merger inside, videos of any size, positions in three dimensions."""
+"""Qwen2.5-VL: window-attention tower with its merger inside, positions that follow the seconds of a video."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
 from typing_extensions import override
 
-from lit_vpo.models.registry import Family, register, rows_of
+from lit_vpo.models.qwen2_vl import Qwen2VL, qwen_language_model, qwen_processor, qwen_tokens, qwen_tower
+from lit_vpo.models.registry import register
+from lit_vpo.models.tiny import Sizes, build, tiny_model
+from lit_vpo.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 
 @register
-class Qwen2_5_VL(Family):
-    """`Qwen2_5_VLForConditionalGeneration`.
-
-    Positions need `video_grid_thw`, `second_per_grid_ts` and `mm_token_type_ids` per row; without the last transformers
-    falls back to one-dimensional positions and says nothing, so the batch must carry it.
-    """
+class Qwen2_5_VL(Qwen2VL):
+    """`Qwen2_5_VLForConditionalGeneration`."""
 
     name: ClassVar[str] = "qwen2_5_vl"
     model_type: ClassVar[str] = "qwen2_5_vl"
-    vision: ClassVar[str] = "model.visual"
-    projector: ClassVar[tuple[str, ...]] = ("model.visual.merger",)
+    per_video: ClassVar[tuple[str, ...]] = ("video_grid_thw", "second_per_grid_ts")
 
     @override
     def model_class(self) -> "type[PreTrainedModel]":
@@ -30,25 +27,39 @@ class Qwen2_5_VL(Family):
 
         return Qwen2_5_VLForConditionalGeneration
 
-    @override
-    def encode(self, net: Any, media: dict[str, Tensor]) -> list[Tensor]:
-        output = net.model.get_video_features(media["pixel_values_videos"], media["video_grid_thw"], return_dict=True)
-        return list(output.pooler_output)
 
-    @override
-    def video_kwargs(self, features: list[Tensor], video_index: Tensor, media: dict[str, Tensor]) -> dict[str, Any]:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
+@tiny_model
+def tiny_qwen2_5_vl(
+    seed: int = 0, tokenizer: "PreTrainedTokenizerFast | None" = None, **sizes: int
+) -> "tuple[PreTrainedModel, ProcessorMixin]":
+    """A small Qwen2.5-VL: window attention (a window per frame) with one full layer, 2 x 2 merger, M-RoPE.
 
-        # forward() concatenates a tuple with one (num_tokens, hidden) per row
-        rows: Any = tuple(features[i] for i in video_index.tolist())
-        return {
-            "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=rows)},
-            "video_grid_thw": rows_of(media["video_grid_thw"], video_index),
-            "second_per_grid_ts": rows_of(media["second_per_grid_ts"], video_index),
-        }
+    Two frames of about `image_size` ** 2 pixels become (image_size / patch_size / 2) ** 2 visual tokens.
 
-    @override
-    def position_ids(self, net: Any, rows: dict[str, Any]) -> Tensor:
-        names = ("input_ids", "mm_token_type_ids", "video_grid_thw", "second_per_grid_ts", "attention_mask")
-        positions, _ = net.model.get_rope_index(**{name: rows.get(name) for name in names})
-        return positions  # type: ignore[no-any-return]
+    Args:
+        seed: Of the weights.
+        tokenizer: In place of the one that ships with the package.
+        sizes: See `Sizes`.
+
+    Raises:
+        ValueError: If sizes do not divide.
+    """
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+    size = Sizes(**sizes)
+    size.check_frame(2 * size.patch_size)
+    tokenizer = tokenizer or load_tokenizer()
+    config = Qwen2_5_VLConfig(
+        vision_config=window_tower(size) | {"tokens_per_second": 2},
+        text_config=qwen_language_model(size, tokenizer),
+        **qwen_tokens(tokenizer),
+        tie_word_embeddings=True,
+    )
+    net = build(Qwen2_5_VLForConditionalGeneration, config, seed)
+    return net, qwen_processor(Qwen2_5_VLProcessor, size, tokenizer)
+
+
+def window_tower(size: Sizes) -> dict[str, Any]:
+    """Settings of a tower whose windows are frames; its last layer attends over the whole video."""
+    windows = {"window_size": size.image_size, "fullatt_block_indexes": [size.vision_layers - 1]}
+    return size.tower() | qwen_tower(size) | windows | {"out_hidden_size": size.hidden}

@@ -25,6 +25,7 @@ class Family(ABC):
         head: Dotted prefix of the output head.
         vision: Dotted prefix of the vision tower.
         projector: Dotted prefixes of what lies between the two; they may lie inside `vision`.
+        needs_token_types: Whether positions depend on `mm_token_type_ids`.
     """
 
     name: ClassVar[str]
@@ -33,6 +34,7 @@ class Family(ABC):
     head: ClassVar[str] = "lm_head"
     vision: ClassVar[str]
     projector: ClassVar[tuple[str, ...]]
+    needs_token_types: ClassVar[bool] = False
 
     @abstractmethod
     def model_class(self) -> "type[PreTrainedModel]":
@@ -47,8 +49,18 @@ class Family(ABC):
             media: The processor's tensors of V videos.
 
         Returns:
-            V tensors (num_tokens, hidden).
+            V tensors (num_tokens, hidden); (num_tokens, layers, hidden) where several layers of the language model
+            read features of their own.
         """
+
+    def media_of(self, media: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+        """The tensors of one video.
+
+        Args:
+            media: As in `encode`.
+            index: Which of the V videos.
+        """
+        return {name: value[index : index + 1] for name, value in media.items()}
 
     @abstractmethod
     def video_kwargs(self, features: list[Tensor], video_index: Tensor, media: dict[str, Tensor]) -> dict[str, Any]:
@@ -72,8 +84,20 @@ class Family(ABC):
         """
         return net.model(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
+    def prefill(self, net: Any, inputs: dict[str, Any]) -> Any:
+        """Keys and values of prompts, from which answers go on.
+
+        Args:
+            net: As in `hidden`.
+            inputs: As in `hidden`.
+
+        Returns:
+            A `transformers.Cache` of R rows.
+        """
+        return net.model(**inputs, use_cache=True).past_key_values
+
     def position_ids(self, net: Any, rows: dict[str, Any]) -> Tensor:
-        """Positions of ordinary right-padded rows.
+        """Positions of ordinary rows, padded on either side.
 
         Args:
             net: The network, without adapter wrapper.
@@ -96,8 +120,16 @@ def register(family: type[Family]) -> type[Family]:
 
 def families() -> dict[str, Family]:
     """All known families by name."""
-    # the two that ship are imported late: their modules are cheap, but importing them here at the top would be a circle
-    from lit_vpo.models import llava_onevision, qwen2_5_vl  # noqa: F401
+    # those that ship are imported late: their modules are cheap, but importing them here at the top would be a circle
+    from lit_vpo.models import (  # noqa: F401
+        llava_next_video,
+        llava_onevision,
+        qwen2_5_omni,
+        qwen2_5_vl,
+        qwen2_vl,
+        qwen3_vl,
+        video_llava,
+    )
 
     return _FAMILIES
 
@@ -133,6 +165,12 @@ def _from_path(path: str) -> Family:
     if not (isinstance(family, type) and issubclass(family, Family)):
         raise ValueError(f"{path} is not a subclass of lit_vpo.models.Family")
     return _FAMILIES[register(family).name]
+
+
+def video_token(config: Any) -> int:
+    """The token that stands in the place of a video's features, under the name that the configuration gives it."""
+    found = getattr(config, "video_token_id", None)
+    return int(config.video_token_index if found is None else found)
 
 
 def rows_of(values: Tensor, video_index: Tensor) -> Tensor:

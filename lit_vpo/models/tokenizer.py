@@ -1,6 +1,6 @@
 """The tokenizer of the tiny models: byte-level BPE, so that any text has tokens, with a ChatML template."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,22 +53,26 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 700) -> "PreTrainedT
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return _wrap(tokenizer_object=tokenizer)
+    return _wrap({}, tokenizer_object=tokenizer)
 
 
-def load_tokenizer() -> "PreTrainedTokenizerFast":
-    """The tokenizer that ships with the package (`TOKENIZER_FILE`)."""
-    return _wrap(tokenizer_file=str(TOKENIZER_FILE))
+def load_tokenizer(more_tokens: Mapping[str, str] | None = None) -> "PreTrainedTokenizerFast":
+    """The tokenizer that ships with the package (`TOKENIZER_FILE`).
+
+    Args:
+        more_tokens: Special tokens of a family by the names of their attributes; new ones follow the vocabulary.
+    """
+    return _wrap(more_tokens or {}, tokenizer_file=str(TOKENIZER_FILE))
 
 
-def _wrap(**source: Any) -> "PreTrainedTokenizerFast":
+def _wrap(more_tokens: Mapping[str, str], **source: Any) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         **source,
         eos_token=EOS_TOKEN,
         pad_token=PAD_TOKEN,
-        extra_special_tokens={"im_start_token": "<|im_start|>", **MEDIA_TOKENS},
+        extra_special_tokens={"im_start_token": "<|im_start|>", **MEDIA_TOKENS, **more_tokens},
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )

@@ -1,57 +1,80 @@
-"""Direct preference optimisation against the same network with its adapter off."""
+"""Direct preference optimisation: pairs scored by policy and reference, and losses that need no reference."""
 
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from lit_vpo.batch import PreferenceBatch
-from lit_vpo.lora import refuse_unrestorable
-from lit_vpo.losses import REDUCTIONS, DPOLoss, Logps, Reduction, nll
+from lit_vpo.losses import (
+    REDUCTIONS,
+    DPOLoss,
+    Logps,
+    Mean,
+    PreferenceLoss,
+    Reduction,
+    Scored,
+    blocks,
+    nll,
+    over_window,
+)
 from lit_vpo.metrics import PreferenceMetrics
-from lit_vpo.modules.base import IGNORED, Features, VideoLMModule
-from lit_vpo.modules.guards import check_ln2, check_same_as_reference
-from lit_vpo.reference import adapter_off
+from lit_vpo.modules.base import IGNORED
+from lit_vpo.modules.guards import check_finite, check_ln2, check_same_as_reference
+from lit_vpo.modules.referenced import ReferencedModule
+from lit_vpo.modules.scoring import Features
 
 Stage = Literal["fit", "val", "test"]
 _STAGES: tuple[Stage, ...] = ("fit", "val", "test")
-_LOSSES = ("loss/dpo", "loss/nll_chosen", "loss/ce_ground_truth")
-_PER_ROW = ("input_ids", "attention_mask", "labels", "video_index", "mm_token_type_ids")
+_AGAINST_REFERENCE = ("kl", "logps_drift/chosen", "logps_drift/rejected")  # metrics that mean nothing without one
+
+
+class Term(NamedTuple):
+    """One term of the objective."""
+
+    weight: float
+    role: str  # whose responses it averages over
+    reduction: Reduction
 
 
 class PairLogps(NamedTuple):
-    """Log-probabilities of one preference batch of B pairs."""
+    """Log-probabilities of one preference batch of B records with K compared roles."""
 
-    policy: Logps  # R rows: chosen, rejected, then ground truth
-    reference: Logps  # 2B rows: chosen, rejected
+    policy: Logps  # R rows: chosen, rejected 1 to K - 1, then ground truth
+    reference: Logps | None  # K B rows: the same without ground truth; None for losses that need none
+    roles: list[Scored]  # the compared roles, B rows each
+    ground_truth: Logps | None  # B rows, where the batch has them
 
 
-class DPOModule(VideoLMModule):
-    """Raises the likelihood of chosen over rejected, relative to the reference (the two-row form).
+class DPOModule(ReferencedModule):
+    """Raises the likelihood of chosen over rejected, relative to the reference or without one.
 
-    Videos are encoded once per batch; chosen, rejected, ground truth and the reference share them. The loss is
-    `loss` + `nll_weight` * NLL(chosen) + `ce_weight` * CE(ground truth).
+    Videos are encoded once per batch; all roles and the reference share them. What is minimised is
+    `loss` + `nll_weight` * NLL(chosen) + `ce_weight` * CE(ground truth). Metrics of pairs compare chosen with the first
+    rejected response.
 
     Args:
-        model: See `VideoLMModule`; `tuning` must be `lora`, because the reference is the network without its adapter.
-        loss: Loss of each pair from four summed log-probabilities.
+        model: See `ReferencedModule`.
+        loss: Of each record, from its chosen and rejected responses; see `lit_vpo.losses`.
         nll_weight: Weight of the chosen responses' negative log-likelihood (TEMPLE's released recipe: 1).
-        nll_reduction: `token` averages over the tokens of a batch, `sample` over its responses.
+        nll_reduction: `token` averages over all tokens of an optimizer step, `sample` over its responses; either is the
+            same however the step is accumulated or spread over ranks (`lit_vpo.losses.means`).
         ce_weight: Weight of the ground truth's cross-entropy (video-SALMONN 2: 0.1); needs ground-truth rows.
         ce_reduction: As `nll_reduction`.
         reference_tolerance: Largest difference of policy and reference on a token before the first step.
-        kwargs: The other arguments of `VideoLMModule` (configurations list them by name).
+        kwargs: The other arguments of `ReferencedModule` (configurations list them by name).
 
     Raises:
-        ValueError: As `VideoLMModule`, or for another tuning, a negative weight, an unknown reduction.
+        ValueError: As `ReferencedModule`, or for a negative weight, an unknown reduction.
     """
 
     def __init__(
         self,
         model: str,
-        loss: nn.Module | None = None,
+        loss: PreferenceLoss | None = None,
         nll_weight: float = 0.0,
         nll_reduction: Reduction = "token",
         ce_weight: float = 0.0,
@@ -59,76 +82,86 @@ class DPOModule(VideoLMModule):
         reference_tolerance: float = 1e-4,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, **kwargs)
+        loss = DPOLoss() if loss is None else loss
+        super().__init__(model, needs_reference=loss.needs_reference, **kwargs)
         self.save_hyperparameters(ignore=IGNORED)
-        if self.tuning != "lora":
-            raise ValueError(
-                f"DPOModule needs tuning: lora (its reference is the adapter switched off), got {self.tuning!r}"
-            )
-        if nll_weight < 0 or ce_weight < 0:
+        self.loss: PreferenceLoss = loss
+        if not (nll_weight >= 0 and ce_weight >= 0):
             raise ValueError(f"nll_weight and ce_weight must be >= 0, got {nll_weight} and {ce_weight}")
         for reduction in (nll_reduction, ce_reduction):
             if reduction not in REDUCTIONS:
                 raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-        self.loss: Any = DPOLoss() if loss is None else loss
-        self.nll_weight, self.nll_reduction = nll_weight, nll_reduction
-        self.ce_weight, self.ce_reduction = ce_weight, ce_reduction
+        self.terms = {
+            "loss/dpo": Term(1.0, "chosen", "sample"),
+            "loss/nll_chosen": Term(nll_weight, "chosen", nll_reduction),
+            "loss/ce_ground_truth": Term(ce_weight, "ground_truth", ce_reduction),
+        }
         self.reference_tolerance = reference_tolerance
         self.pairs = nn.ModuleDict({stage: PreferenceMetrics() for stage in _STAGES})
         self.losses = nn.ModuleDict(
-            {stage: nn.ModuleDict({name: MeanMetric() for name in _LOSSES}) for stage in _STAGES}
+            {stage: nn.ModuleDict({name: MeanMetric() for name in self.terms}) for stage in _STAGES}
         )
 
     @override
-    def build(self) -> Any:
-        net = super().build()
-        refuse_unrestorable(net)
-        return net
-
-    def reference_hash(self) -> str:
-        """Content hash of the reference: the frozen weights."""
-        return self.frozen_hash
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.reference is None:
+            rank_zero_info(
+                f"{type(self.loss).__name__} needs no reference: it is never run, and the checks at step 0 that "
+                "policy = reference and that the loss is ln 2 are off"
+            )
 
     def pair_logps(self, batch: PreferenceBatch, features: Features) -> PairLogps:
-        """Score every row under the policy, chosen and rejected under the reference."""
-        rows, whole = 2 * len(batch["records"]), dict[str, Any](batch)
-        compared = {name: value[:rows] if name in _PER_ROW else value for name, value in whole.items()}
+        """Score every row under the policy, chosen and rejected under the reference where the loss needs it.
+
+        Raises:
+            ValueError: If the batch has other roles than the loss compares.
+        """
+        self.loss.check(batch)
         policy = self.logps(batch, features)
-        with adapter_off(self.net):
-            reference = self.logps(compared, features)
-        return PairLogps(policy, reference)
+        reference = self.reference_logps(batch, features) if self.loss.needs_reference else None
+        size = len(batch["records"])
+        of_policy = blocks(policy, size)
+        ground_truth = of_policy.pop() if batch["has_ground_truth"] else None
+        of_reference: list[Any] = [None] * len(of_policy) if reference is None else blocks(reference, size)
+        roles = [Scored(*pair) for pair in zip(of_policy, of_reference, strict=True)]
+        return PairLogps(policy, reference, roles, ground_truth)
 
     @override
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        with torch.no_grad():  # tower and projector are frozen
-            features = self.encode(batch["media"])
-        logps = self.pair_logps(batch, features)
+        logps = self.pair_logps(batch, self.encode(batch))
         parts = self.objective(batch, logps)
-        self.guard_pairs(batch, logps, parts["loss/dpo"])
+        self.guard_pairs(batch, logps, parts["loss/dpo"].value)
         self.gather("fit", logps, parts)
-        total = parts["loss/dpo"] + self.nll_weight * parts["loss/nll_chosen"]
-        if "loss/ce_ground_truth" in parts:
-            total = total + self.ce_weight * parts["loss/ce_ground_truth"]
-        self.log("loss/total", total, prog_bar=True, batch_size=len(batch["records"]))
+        total = self.total(batch, parts)
+        weighted = sum(self.terms[name].weight * mean.value.detach() for name, mean in parts.items())
+        self.log("loss/total", weighted, prog_bar=True, batch_size=len(batch["records"]))
         return total
 
-    def objective(self, batch: PreferenceBatch, logps: PairLogps) -> dict[str, Tensor]:
-        """The terms of the loss, unweighted, () each; NLL and CE are computed even where their weight is 0.
+    def objective(self, batch: PreferenceBatch, logps: PairLogps) -> dict[str, Mean]:
+        """The terms of the loss, unweighted; NLL and CE are computed even where their weight is 0.
 
         Raises:
             ValueError: If the ground truth has a weight and the batch has no such rows.
         """
-        b = len(batch["records"])
-        policy, reference = logps.policy.sums, logps.reference.sums
-        losses = self.loss(policy[:b], policy[b : 2 * b], reference[:b], reference[b:])
-        parts = {"loss/dpo": losses.mean()}
-        lengths = logps.policy.lengths
-        parts["loss/nll_chosen"] = nll(policy[:b], lengths[:b], self.nll_reduction)
-        if batch["has_ground_truth"]:
-            parts["loss/ce_ground_truth"] = nll(policy[2 * b :], lengths[2 * b :], self.ce_reduction)
-        elif self.ce_weight:
+        weight = batch["weight"]
+        parts = {"loss/dpo": Mean((weight * self.loss(*logps.roles)).sum(), weight.sum())}
+        texts = {"loss/nll_chosen": logps.roles[0].policy}
+        if logps.ground_truth is not None:
+            texts["loss/ce_ground_truth"] = logps.ground_truth
+        elif self.terms["loss/ce_ground_truth"].weight:
             raise ValueError("ce_weight needs ground-truth rows: set data.with_ground_truth: true, or ce_weight: 0")
-        return parts
+        reductions = {name: self.terms[name].reduction for name in texts}
+        return parts | {name: nll(own.sums, own.lengths, reductions[name], weight) for name, own in texts.items()}
+
+    def total(self, batch: PreferenceBatch, parts: dict[str, Mean]) -> Tensor:
+        """The batch's share of what the optimizer step minimises, ()."""
+        shares = []
+        for name, mean in parts.items():
+            weight, role, reduction = self.terms[name]
+            if weight:
+                shares.append(weight * over_window(mean, batch.get("window"), role, reduction))
+        return torch.stack(shares).sum()
 
     @torch.no_grad()
     def guard_pairs(self, batch: PreferenceBatch, logps: PairLogps, loss: Tensor) -> None:
@@ -137,39 +170,38 @@ class DPOModule(VideoLMModule):
         Raises:
             ValueError: From `lit_vpo.modules.guards`.
         """
-        if not self.guarded and self.trainer.global_step == 0:
-            compared = logps.policy.tokens[: len(logps.reference.tokens)]
-            check_same_as_reference(compared, logps.reference.tokens, self.reference_tolerance)
-            if getattr(self.loss, "starts_at_ln2", False):
-                longest = int(logps.reference.lengths.max())
-                check_ln2(float(loss), 1e-6 + self.loss.beta * self.reference_tolerance * longest)
+        reference = logps.reference
+        if not self.guarded and reference is not None:
+            check_finite(logps.policy.tokens, "policy")
+            check_finite(reference.tokens, "reference")
+            if self.trainer.global_step == 0:
+                same = logps.policy.tokens[: len(reference.tokens)]
+                check_same_as_reference(same, reference.tokens, self.reference_tolerance)
+                if self.loss.starts_at_ln2:
+                    longest = int(reference.lengths.max())
+                    check_ln2(float(loss), 1e-6 + self.loss.beta * self.reference_tolerance * longest)
         self.guard_first_step(batch, logps.policy)
 
-    def gather(self, stage: Stage, logps: PairLogps, parts: dict[str, Tensor]) -> None:
-        """Add a batch to the metrics of a stage."""
-        b = len(logps.reference.sums) // 2
-        policy, reference, lengths = logps.policy.sums.detach(), logps.reference.sums, logps.policy.lengths
+    @torch.no_grad()
+    def gather(self, stage: Stage, logps: PairLogps, parts: dict[str, Mean]) -> Tensor:
+        """Add a batch to the metrics of a stage; returns the margins of the rewards, (B,)."""
+        chosen, rejected = logps.roles[:2]
+        sums = [role.policy.sums for role in (chosen, rejected)]
+        sums += [torch.zeros_like(sums[0]) if r.reference is None else r.reference.sums for r in (chosen, rejected)]
+        rewards = self.loss.rewards(chosen), self.loss.rewards(rejected)
         pairs: Any = self.pairs[stage]
-        pairs.update(
-            policy[:b], policy[b : 2 * b], reference[:b], reference[b:], lengths[:b], lengths[b : 2 * b], self.loss.beta
-        )
-        terms = [("loss/nll_chosen", self.nll_reduction, lengths[:b])]
-        terms += [("loss/ce_ground_truth", self.ce_reduction, lengths[2 * b :])]
-        weights: dict[str, Any] = {"loss/dpo": b}
-        weights |= {name: counted.sum() if reduction == "token" else b for name, reduction, counted in terms}
+        pairs.update(*sums, chosen.policy.lengths, rejected.policy.lengths, self.loss.beta, rewards)
         losses: Any = self.losses[stage]
-        for name, value in parts.items():
-            losses[name].update(value.detach(), weight=weights[name])
+        for name, mean in parts.items():
+            losses[name].update(mean.value, weight=mean.size)
+        return rewards[0] - rewards[1]
 
     @override
     def evaluate_objective(self, batch: Any, stage: Literal["val", "test"]) -> dict[str, Any]:
         if batch["kind"] != "preference":
             return super().evaluate_objective(batch, stage)
-        logps = self.pair_logps(batch, self.encode(batch["media"]))
-        self.gather(stage, logps, self.objective(batch, logps))
-        b = len(batch["records"])
-        rewards = self.loss.beta * (logps.policy.sums[: 2 * b] - logps.reference.sums)
-        return {"margins": rewards[:b] - rewards[b:]}
+        logps = self.pair_logps(batch, self.encode(batch))
+        return {"margins": self.gather(stage, logps, self.objective(batch, logps))}
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -186,6 +218,7 @@ class DPOModule(VideoLMModule):
         losses: Any = self.losses[stage]
         if pairs.update_called:
             values = pairs.compute() | {name: m.compute() for name, m in losses.items() if m.update_called}
-            self.log_dict({f"{prefix}{name}": value for name, value in values.items()})
+            unknown = () if self.loss.needs_reference else _AGAINST_REFERENCE
+            self.log_dict({f"{prefix}{name}": value for name, value in values.items() if name not in unknown})
         for metric in (pairs, *losses.values()):
             metric.reset()

@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_vpo.models import Family
 from lit_vpo.randomness import generator
+
+PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 
 
 class AddressedSampling:
@@ -50,26 +53,31 @@ def keep_top_p(scores: Tensor, top_p: float) -> Tensor:
 @torch.no_grad()
 def generate(
     net: Any,
+    family: Family,
     inputs: dict[str, Any],
     tokenizer: Any,
     max_new_tokens: int,
     temperature: float | None,
     top_p: float,
     addresses: Sequence[tuple[object, ...]],
+    num_candidates: int = 1,
 ) -> list[tuple[str, bool]]:
-    """Continue left-padded prompts.
+    """Continue left-padded prompts; a prompt is computed once for all its candidates.
 
     Args:
-        net: The network, in eval mode.
-        inputs: Keyword arguments of its `generate`: tokens and pre-encoded videos.
+        net: The network without adapter wrapper, in eval mode.
+        family: Its family.
+        inputs: Tokens and pre-encoded videos, as its forward takes them.
         tokenizer: Decodes the answer; its eos token ends one.
         max_new_tokens: Longest answer.
         temperature: None takes the likeliest token.
         top_p: See `keep_top_p`.
-        addresses: One per row, of the row's randomness.
+        addresses: One per prompt, of its first candidate's randomness; the others append their number.
+        num_candidates: Answers to each prompt.
 
     Returns:
-        Per row the answer's text without special tokens, and whether it ended by itself.
+        Per candidate, those of a prompt together, the answer's text without special tokens, and whether it ended by
+        itself.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -83,10 +91,38 @@ def generate(
     )
     processors = LogitsProcessorList()
     if temperature is not None:
-        processors.append(AddressedSampling(addresses, temperature, top_p))
-    ids = net.generate(**inputs, generation_config=settings, logits_processor=processors)
+        each = [(*address, c) if c else address for address in addresses for c in range(num_candidates)]
+        processors.append(AddressedSampling(each, temperature, top_p))
+    rows = prefilled(net, family, inputs, num_candidates, max_new_tokens)
+    ids = net.generate(**rows, generation_config=settings, logits_processor=processors)
     answers = ids[:, inputs["input_ids"].shape[1] :].tolist()
     return [_text(tokenizer, answer) for answer in answers]
+
+
+def prefilled(
+    net: Any, family: Family, inputs: dict[str, Any], num_candidates: int, max_new_tokens: int
+) -> dict[str, Any]:
+    """Prompts whose keys and values are known but for the last token, each repeated for its candidates.
+
+    Args:
+        net: As in `generate`.
+        family: As in `generate`.
+        inputs: Of R prompts.
+        num_candidates: Rows of each prompt.
+        max_new_tokens: As in `generate`.
+
+    Returns:
+        What `net.generate` goes on from, R * num_candidates rows.
+    """
+    from lit_vpo.models.roomy_cache import give_room
+
+    positions = family.position_ids(net, inputs)  # (..., R, S)
+    # the last token is left for generate(), which wants at least one; no video stands there
+    known = {name: value[:, :-1] if name in PER_TOKEN else value for name, value in inputs.items()}
+    cache = family.prefill(net, known | {"position_ids": positions[..., :-1]})
+    give_room(cache, num_candidates, max_new_tokens + 1)
+    rows = {name: inputs[name].repeat_interleave(num_candidates, 0) for name in ("input_ids", "attention_mask")}
+    return rows | {"position_ids": positions.repeat_interleave(num_candidates, -2), "past_key_values": cache}
 
 
 def _text(tokenizer: Any, ids: list[int]) -> tuple[str, bool]:

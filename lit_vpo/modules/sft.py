@@ -8,7 +8,7 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from lit_vpo.batch import InstructionBatch
-from lit_vpo.losses import REDUCTIONS, Logps, Reduction, nll
+from lit_vpo.losses import REDUCTIONS, Logps, Reduction, nll, over_window
 from lit_vpo.modules.base import IGNORED, VideoLMModule
 
 
@@ -19,7 +19,8 @@ class SFTModule(VideoLMModule):
 
     Args:
         model: See `VideoLMModule`.
-        reduction: `token` averages over the tokens of a batch, `sample` over its responses.
+        reduction: `token` averages over all tokens of an optimizer step, `sample` over its responses; either is the
+            same however the step is accumulated or spread over ranks (`lit_vpo.losses.means`).
         kwargs: The other arguments of `VideoLMModule` (configurations list them by name).
 
     Raises:
@@ -36,18 +37,19 @@ class SFTModule(VideoLMModule):
 
     @override
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
-        logps = self.logps(batch, self.encode(batch["media"]))
+        logps = self.logps(batch, self.encode(batch))
         self.guard_first_step(batch, logps)
-        loss = nll(logps.sums, logps.lengths, self.reduction, batch["weight"])
+        mean = nll(logps.sums, logps.lengths, self.reduction, batch["weight"])
+        loss = over_window(mean, batch.get("window"), "ground_truth", self.reduction)
         self.gather("fit", logps)
-        self.log("loss/total", loss, prog_bar=True, batch_size=len(batch["records"]))
+        self.log("loss/total", mean.value.detach(), prog_bar=True, batch_size=len(batch["records"]))
         return loss
 
     @override
     def evaluate_objective(self, batch: Any, stage: Literal["val", "test"]) -> dict[str, Any]:
         if batch["kind"] != "instruction":
             return super().evaluate_objective(batch, stage)
-        logps = self.logps(batch, self.encode(batch["media"]))
+        logps = self.logps(batch, self.encode(batch))
         self.gather(stage, logps)
         return {"logps": logps.sums}
 

@@ -70,24 +70,29 @@ class TowerModule(TrainablesModule):
         if self.init_from is not None:
             restore(net, self.init_from)
         mark_trainable(net, [self.family.vision, *self.family.projector])
-        self._freeze_unread(net)
-        width = net.get_input_embeddings().embedding_dim
+        width = self._freeze_unread(net)
         sizes = {"presence": 1, "targets": self.num_targets} | {f"label_{k}": n for k, n in self.num_classes.items()}
         with torch.random.fork_rng(devices=[]):  # linear layers draw from the global generator
             torch.manual_seed(self.seed)
             self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
         return net
 
-    def _freeze_unread(self, net: Any) -> None:
-        """Freezes what no visual token depends on (a norm after the chosen layer): DDP refuses unused parameters."""
+    def _freeze_unread(self, net: Any) -> int:
+        """Freezes what no visual token depends on (a norm after the chosen layer): DDP refuses unused parameters.
+
+        Returns:
+            Features of a visual token, those for all layers of the language model together.
+        """
         blank = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
         processor: Any = load_processor(self.model)
         media = processor.video_processor([blank], return_tensors="pt", do_sample_frames=False)
         with torch.enable_grad():
-            torch.cat(self.family.encode(net, dict(media))).sum().backward()  # type: ignore[no-untyped-call]
+            tokens = torch.cat(self.family.encode(net, dict(media))).flatten(1)
+            tokens.sum().backward()  # type: ignore[no-untyped-call]
         for parameter in net.parameters():
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
+        return tokens.shape[1]
 
     @override
     def settings(self) -> dict[str, Any]:
@@ -108,7 +113,7 @@ class TowerModule(TrainablesModule):
     def step(self, batch: dict[str, Any], prefix: str) -> Tensor:
         """Loss of a batch; logs its parts and the accuracy of each label."""
         present = batch["presence"] > 0  # (V, N)
-        tokens = [video[: present.shape[1]] for video in self.family.encode(self.net, batch["media"])]
+        tokens = [video[: present.shape[1]].flatten(1) for video in self.family.encode(self.net, batch["media"])]
         # the heads see embeddings' units, so that visual tokens come out as large as words and the language model's
         # first layers can change both alike
         states = torch.stack(tokens).float() / self.net.get_input_embeddings().weight.std()  # (V, N, hidden)

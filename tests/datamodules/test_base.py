@@ -143,3 +143,23 @@ def test_pair_arguments_reach_the_base(make):
     assert (data.with_ground_truth, data.seed, data.num_workers) == (True, 7, 3)
     with pytest.raises(TypeError, match="unknown"):
         make(PreferenceDataModule, unknown=1)
+
+
+def test_negatives_are_asked_for(make, shards, tmp_path):
+    rows = [
+        {"key": f"s{n}", "chosen": "a cat", "rejected": "a dog", "negatives": [{"text": "a bird"}]} for n in range(4)
+    ]
+    write_overlay(tmp_path / "pairs.jsonl", rows)
+    source = Source(str(shards), str(tmp_path / "pairs.jsonl"))
+    for number, num_rows in ((1, 8), (2, 12)):
+        data = make(PreferenceDataModule, train=source, num_negatives=number)
+        assert len(next(iter(data.train_dataloader()))["input_ids"]) == num_rows
+    with pytest.raises(ValueError, match="num_negatives must be >= 1, got 0"):
+        PreferenceDataModule("unused", num_negatives=0)
+
+
+def test_the_loader_knows_ranks_and_accumulation_of_its_trainer(make, shards, pairs):
+    data = make(PreferenceDataModule, train=Source(str(shards), str(pairs / "pairs.jsonl")), batch_size=2)
+    assert data.train_dataloader().accumulate == 1
+    data.trainer = Trainer(accumulate_grad_batches=3, logger=False, accelerator="cpu", enable_progress_bar=False)
+    assert data.train_dataloader().accumulate == 3

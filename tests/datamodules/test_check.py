@@ -194,3 +194,14 @@ def test_text_alone_does_not_stand_for_a_look_at_the_video(tmp_path, clips):
     rows = [{"key": "s0", "id": "text", "media": {"video": None}}, {"key": "s0", "id": "seen"}]
     write_overlay(tmp_path / "rows.jsonl", rows)
     assert [problem.key for problem in check(folder, tmp_path / "rows.jsonl", num_frames=2)] == ["seen"]
+
+
+def test_check_looks_at_the_views_of_negatives(tmp_path, shards):
+    negative = {"text": "x", "media": {"start_s": 99.0}}
+    pair = {"prompt": "?", "chosen": "x", "rejected": "y"}
+    rows = [{"key": "s0", **pair, "negatives": [negative]}, {"key": "s1", **pair, "negatives": [{"text": "x"}]}]
+    rows.append({"key": "s2", **pair, "negatives": [{"text": "x", "media": {"frame_order": [1, 0, 2]}}]})
+    write_overlay(tmp_path / "pairs.jsonl", rows)
+    problems = {problem.key: problem.reason for problem in check(shards, tmp_path / "pairs.jsonl")}
+    assert set(problems) == {"s0", "s1"}
+    assert "no frame between 99.0 s" in problems["s0"] and problems["s1"] == "chosen = negatives[0]"

@@ -3,17 +3,19 @@ from itertools import chain
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from lit_vpo.datamodules.collate import Collator
 from lit_vpo.datamodules.quarantine import BadSample
 from lit_vpo.datamodules.video import decode
+from lit_vpo.models import load_processor, tiny_names
 
 LONG = "Describe the video in a sentence or two, please."
 
 
-@pytest.fixture(params=["llava", "qwen"])
+@pytest.fixture(scope="module", params=tiny_names())
 def processor(request):
-    return request.getfixturevalue(request.param)
+    return load_processor(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def one_by_one(processor, record, clip):
         text=[text],
         videos=[clip.frames],
         return_tensors="pt",
-        videos_kwargs={"do_sample_frames": False, "video_metadata": metadata},
+        videos_kwargs={"do_sample_frames": False, "video_metadata": metadata, "fps": clip.fps},  # fps: Qwen2.5-Omni's
     )
 
 
@@ -130,6 +132,19 @@ def test_prompts_end_at_the_right_edge(processor, decoded):
         prompt = one_by_one(processor, *example)["input_ids"][0].tolist()
         assert batch["input_ids"][n, -len(prompt) :].tolist() == prompt
         assert batch["attention_mask"][n].sum() == len(prompt)
+
+
+def test_a_text_opens_with_bos_once_where_the_tokenizer_writes_it(llava, decoded):
+    processor = copy.copy(llava)
+    processor.tokenizer = copy.deepcopy(llava.tokenizer)
+    processor.tokenizer.bos_token = "<|im_start|>"
+    bos = processor.tokenizer.bos_token_id
+    opening = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", bos)])
+    processor.tokenizer.backend_tokenizer.post_processor = opening
+    for template, count in ((PARTS_ONLY, 1), (processor.chat_template, 2)):  # the latter writes one for each turn
+        processor.chat_template = template.replace("VIDEO", processor.video_token)
+        batch = Collator(processor, "instruction")(examples(decoded))
+        assert all(row_of(batch, n)[0] == bos and row_of(batch, n).count(bos) == count for n in range(3))
 
 
 PARTS_ONLY = (
@@ -230,3 +245,81 @@ def test_records_that_show_one_clip_share_it_and_keep_their_own_prompts(processo
         assert row_of(batch, n) == prompt + response(processor, rec["ground_truth"])
     alone = Collator(processor, "instruction")(rows[:2])["media"]
     assert all(torch.equal(value, batch["media"][name]) for name, value in alone.items())
+
+
+def test_negatives_stand_in_blocks_and_may_look_at_a_view_of_their_own(processor, decoded):
+    clean, other, corrupted = decoded
+    negatives = [{"text": "a bird"}, {"text": "a cat 0", "media": {"frame_order": [3, 2, 1, 0]}}, {"text": "unused"}]
+    first = (record(0, negatives=negatives), [clean, clean, clean, corrupted, clean])
+    second = (record(1, negatives=negatives), other)
+    collator = Collator(processor, "preference", with_ground_truth=True, num_negatives=3)
+    batch = collator([first, second])
+    texts = [
+        ("a cat 0", "a dog", "a bird", "a cat 0", "a cat"),
+        ("a cat 1", "a dog", "a bird", "a cat 0", "a red square"),
+    ]
+    assert batch["video_index"].tolist() == [0, 1, 0, 1, 0, 1, 2, 1, 0, 1] and batch["has_ground_truth"]
+    for n, (rec, shown) in enumerate((first, second)):
+        for block, text in enumerate(texts[n]):
+            clip = shown[block] if isinstance(shown, list) else shown
+            prompt = one_by_one(processor, rec, clip)["input_ids"][0].tolist()
+            assert row_of(batch, 2 * block + n) == prompt + response(processor, text)
+    three = Collator(processor, "prompt")([(record(0), clip) for clip in (clean, other, corrupted)])["media"]
+    assert all(torch.equal(value, batch["media"][name]) for name, value in three.items())
+    assert [shown.media for shown in collator.responses(first[0])] == [{}, {}, {}, {"frame_order": [3, 2, 1, 0]}, {}]
+
+
+@pytest.mark.parametrize(
+    ("negatives", "reason"),
+    [
+        (None, "1 rejected responses where num_negatives is 2"),
+        ([], "1 rejected responses where num_negatives is 2"),
+        ([{"text": " "}], r"empty negatives\[0\]"),
+        ([{"text": "a cat 0 "}], r"chosen = negatives\[0\]"),
+        ([{"text": "a cat 0", "media": {"end_s": None}}], r"chosen = negatives\[0\]"),
+    ],
+)
+def test_negatives_that_make_no_row_are_bad_samples(llava, negatives, reason):
+    Collator(llava, "preference").check(record(0, negatives=negatives))  # one rejected response needs none of them
+    with pytest.raises(BadSample, match=reason):
+        Collator(llava, "preference", num_negatives=2).check(record(0, negatives=negatives))
+
+
+def test_chosen_may_be_rejected_on_another_view(llava):
+    negatives = [{"text": "a cat 0", "media": {"end_s": 1.0}}]
+    Collator(llava, "preference", num_negatives=2).check(record(0, negatives=negatives))
+    with pytest.raises(BadSample, match="chosen = negatives"):
+        Collator(llava, "preference", num_negatives=2).check(record(0, media={"end_s": 1.0}, negatives=negatives))
+
+
+def test_either_response_may_look_at_a_view_of_its_own(llava):
+    collator = Collator(llava, "preference")
+    same = record(0, chosen="a cat", rejected="a cat", views={"rejected": {"frame_order": [1, 0]}})
+    collator.check(same)
+    assert [row.media for row in collator.responses(same)] == [{}, {"frame_order": [1, 0]}]
+    with pytest.raises(BadSample, match="chosen = rejected"):
+        collator.check(same | {"views": {name: {"frame_order": [1, 0]} for name in ("chosen", "rejected")}})
+
+
+def test_texts_that_are_the_same_tokens_make_no_pair(llava, monkeypatch):
+    collator = Collator(llava, "preference")
+    monkeypatch.setattr(collator, "_tokenize", lambda texts: [[len(text)] for text in texts])
+    with pytest.raises(BadSample, match="chosen = rejected as tokens"):
+        collator.check(record(0, chosen="a cat", rejected="a dog"))
+    collator.check(record(0, chosen="a cat", rejected="two dogs"))
+
+
+def test_counts_are_the_tokens_that_labels_hold(processor, decoded):
+    for kind, roles in (("instruction", ["ground_truth"]), ("preference", ["chosen", "rejected", "ground_truth"])):
+        collator = Collator(processor, kind, with_ground_truth=True)
+        batch = collator(examples(decoded, weight=2))
+        lengths = (batch["labels"] != -100).sum(1).view(len(roles), 3)
+        for n, (rec, _) in enumerate(examples(decoded, weight=2)):
+            expected = {role: (2, 2 * int(lengths[k, n])) for k, role in enumerate(roles) if role != "rejected"}
+            assert collator.counts(rec) == expected
+    assert Collator(processor, "prompt").counts(record(0)) == {}
+
+
+def test_a_batch_needs_a_rejected_response(llava):
+    with pytest.raises(ValueError, match="num_negatives must be >= 1, got 0"):
+        Collator(llava, "preference", num_negatives=0)

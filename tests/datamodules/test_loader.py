@@ -245,3 +245,58 @@ def test_a_batch_decodes_what_its_rows_see_alike_once(make, monkeypatch):
     assert len(decoded) == 2 and "b" in decoded  # the clip, and its first second
     views = dict(zip([record["id"] for record in batch["records"]], batch["video_index"].tolist(), strict=True))
     assert views["a0"] == views["a1"] == views["a2"] != views["b"]
+
+
+def test_a_batch_decodes_each_distinct_view_once_and_quarantines_too_few_negatives(make, llava, monkeypatch):
+    decoded = []
+    read = loader_module.read_clip
+    monkeypatch.setattr(loader_module, "read_clip", lambda *args: decoded.append(args[2]["media"]) or read(*args))
+    back = {"frame_order": [3, 2, 1, 0]}
+    pair = {"key": "s0", "chosen": "a cat", "rejected": "a dog"}
+    rows = [
+        {**pair, "id": "a", "negatives": [{"text": "a cat", "media": back}]},
+        {**pair, "id": "b", "negatives": [{"text": "a bird"}]},
+        {**pair, "id": "few"},
+        {**pair, "id": "short", "negatives": [{"text": "a cat", "media": {"frame_order": [0]}}]},
+        {**pair, "id": "c", "media": {"end_s": 1.0}, "negatives": [{"text": "a cat", "media": {"end_s": None}}]},
+    ]
+    loader = make(
+        overlay=Overlay(tuple(rows)),
+        collator=Collator(llava, "preference", num_negatives=2),
+        batch_size=5,
+        shuffle=False,
+    )
+    (batch,) = list(loader)
+    assert ids([batch]) == [["a", "b", "c"]]
+    assert decoded == [{}, back, {"frame_order": [0]}, {"end_s": 1.0}]
+    assert batch["video_index"].tolist() == [0, 0, 1, 0, 0, 1, 2, 0, 0]
+    frames = batch["media"]["pixel_values_videos"]
+    assert len(frames) == 3 and torch.equal(frames[2], frames[0].flip(0))
+    reasons = {line["id"]: line["reason"] for line in loader.quarantine.added}
+    assert set(reasons) == {"few", "short"} and "1 rejected responses" in reasons["few"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_batch_of_a_step_carries_what_the_step_holds(make, llava, workers):
+    """Twelve texts of 2, 3, ... words: steps of 2 batches on 2 ranks hold 8 of them, the epoch's last one 4."""
+    rows = [{"key": f"s{n % 6}", "id": f"r{n}", "ground_truth": "a" + " a" * n, "weight": 1 + n % 2} for n in range(12)]
+    rows[9] |= {"ground_truth": " "}  # a text that cannot be used counts for nothing
+    options = {"overlay": Overlay(tuple(rows)), "world": 2, "accumulate": 2, "num_workers": workers, "shuffle": False}
+    ranks = [list(make(rank=rank, **options)) for rank in range(2)]
+    assert [len(rank) for rank in ranks] == [3, 3]
+    for step, members in enumerate((range(8), (8, 10, 11))):
+        tokens = [len(llava.tokenizer(rows[n]["ground_truth"]).input_ids) + 1 for n in members]
+        weights = [rows[n]["weight"] for n in members]
+        expected = (sum(weights) / 4, sum(t * w for t, w in zip(tokens, weights, strict=True)) / 4)
+        for rank in ranks:
+            for batch in rank[2 * step : 2 * step + 2]:
+                assert batch["window"] == {"ground_truth": pytest.approx(expected)}
+    sums = [(batch["labels"] != -100).sum(1) @ batch["weight"].long() for rank in ranks for batch in rank[:2]]
+    assert sum(sums) / 4 == ranks[0][0]["window"]["ground_truth"].token
+
+
+def test_batches_of_evaluation_belong_to_no_step(make, llava):
+    assert "window" not in next(iter(make(evaluation=True)))
+    assert "window" not in next(iter(make(collator=Collator(llava, "prompt"))))
+    with pytest.raises(ValueError, match="accumulate must be >= 1, got 0"):
+        make(accumulate=0)

@@ -5,12 +5,15 @@ import json
 import pytest
 import torch
 
-from lit_vpo.models import load_model, load_processor, weights_hash
+from lit_vpo.models import load_model, load_processor, tiny_names, weights_hash
 from lit_vpo.models import loading as door
-from lit_vpo.models.tiny import tiny_llava_onevision, tiny_qwen2_5_vl
+from lit_vpo.models.llava_onevision import tiny_llava_onevision
+from lit_vpo.models.qwen2_5_vl import tiny_qwen2_5_vl
+from lit_vpo.models.tiny import TINY
 from lit_vpo.models.tokenizer import EOS_TOKEN, PAD_TOKEN, load_tokenizer, train_tokenizer
 
-NAMES = ["tiny_llava_onevision", "tiny_qwen2_5_vl"]
+NAMES = tiny_names()
+LLAVA = "tiny_llava_onevision"
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +27,7 @@ def test_tiny_models_are_a_function_of_their_seed(name):
     one, two = load_model(name), load_model(name)
     assert torch.equal(torch.get_rng_state(), state)
     assert weights_hash(one) == weights_hash(two)
-    builder = {"tiny_llava_onevision": tiny_llava_onevision, "tiny_qwen2_5_vl": tiny_qwen2_5_vl}[name]
-    assert weights_hash(builder(seed=1)[0]) != weights_hash(one)
+    assert weights_hash(TINY[name](seed=1)[0]) != weights_hash(one)
     assert one.lm_head.weight is one.get_input_embeddings().weight and not one.training
     assert not [m.p for m in one.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
 
@@ -56,8 +58,8 @@ def test_folder_equals_memory(name, tmp_path):
 
 
 def test_hash_sees_values_not_formats(tmp_path):
-    net = load_model(NAMES[0]).to(torch.float16)
-    wide = load_model(NAMES[0]).to(torch.float16).to(torch.float32)
+    net = load_model(LLAVA).to(torch.float16)
+    wide = load_model(LLAVA).to(torch.float16).to(torch.float32)
     assert weights_hash(net) == weights_hash(wide)
     net.save_pretrained(tmp_path)
     assert weights_hash(load_model(str(tmp_path))) == weights_hash(net)
@@ -73,19 +75,26 @@ def test_hash_sees_values_not_formats(tmp_path):
 
 def test_shipped_bases_go_by_name(monkeypatch, tmp_path):
     monkeypatch.setattr(door, "BASES", tmp_path)
-    load_model(NAMES[0]).save_pretrained(tmp_path / "some_base")
-    load_processor(NAMES[0]).save_pretrained(tmp_path / "some_base")
-    assert weights_hash("some_base") == weights_hash(NAMES[0])
+    load_model(LLAVA).save_pretrained(tmp_path / "some_base")
+    load_processor(LLAVA).save_pretrained(tmp_path / "some_base")
+    assert weights_hash("some_base") == weights_hash(LLAVA)
     assert load_processor("some_base").num_image_tokens == 36
-    with pytest.raises(ValueError, match="nor one of: some_base, tiny_llava_onevision"):
+    with pytest.raises(ValueError, match="nor one of: some_base, tiny_llava_next_video"):
         load_model("another_base")
+
+
+def test_the_shipped_base_is_the_tiny_qwen2_5_vl():
+    base, tiny = load_model("motion_world_base"), load_model("tiny_qwen2_5_vl")
+    assert {n: p.shape for n, p in base.named_parameters()} == {n: p.shape for n, p in tiny.named_parameters()}
+    # its initial weights, before MotionWorld: the base can be made again
+    assert weights_hash(tiny) == "31634647c57d990c06048518fa27c6fa0048d01ee4a5f72d26764bc2e9fcf263"
 
 
 def test_what_cannot_be_loaded(tmp_path):
     with pytest.raises(ValueError, match="neither a folder nor a name"):
         load_processor("no/such-model")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match="unknown model family 'bert'; known: llava_onevision, qwen2_5_vl"):
+    with pytest.raises(ValueError, match="unknown model family 'bert'; known: llava_next_video, llava_onevision"):
         load_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="has no model_type"):
@@ -99,6 +108,8 @@ def test_sizes_that_do_not_divide():
         tiny_qwen2_5_vl(image_size=70)
     with pytest.raises(ValueError, match="hidden must be a multiple of 4"):
         tiny_llava_onevision(hidden=100)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'depth'"):
+        tiny_llava_onevision(depth=3)
 
 
 def test_tokenizer_reads_any_text_and_repeats_itself(tmp_path):
