@@ -11,14 +11,18 @@ from .generations import GenerationWriter
 from .memory import MemoryReport
 from .pair_table import PairTable
 from .pretrained import SavePretrained
+from .rounds import LoRAMergeReinit, ReferenceRefresh, RoundCallback
 from .step import StepCallback
 
 __all__ = [
     "CaptionScores",
     "DataFaults",
     "GenerationWriter",
+    "LoRAMergeReinit",
     "MemoryReport",
     "PairTable",
+    "ReferenceRefresh",
+    "RoundCallback",
     "SavePretrained",
     "StepCallback",
 ]

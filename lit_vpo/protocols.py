@@ -41,7 +41,24 @@ class HasReference(Protocol):
         """Content hash of the reference's weights."""
 
 
+@runtime_checkable
+class HasRounds(HasReference, Protocol):
+    """A module that trains in rounds; callbacks say what a round's end brings, the module knows when and how."""
+
+    round: int  # rounds that have ended
+
+    def plan_boundary(self, merge: bool = False, new_weight: float | None = None) -> None:
+        """Say what shall happen at the end of every round.
+
+        Raises:
+            ValueError: If the module cannot do it.
+        """
+
+    def end_round(self) -> None:
+        """Cross the planned boundary if the last optimizer step was a round's last; else do nothing."""
+
+
 CaptionScorer = Callable[[str, dict[str, Any]], CaptionCounts]
 """Counts the errors of a caption (first argument) against what a record says about its video."""
 
-__all__ = ["CaptionScorer", "HasAdapter", "HasNetwork", "HasReference", "SharesPrefix"]
+__all__ = ["CaptionScorer", "HasAdapter", "HasNetwork", "HasReference", "HasRounds", "SharesPrefix"]

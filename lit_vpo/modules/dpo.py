@@ -24,7 +24,7 @@ from lit_vpo.losses import (
 from lit_vpo.metrics import PreferenceMetrics
 from lit_vpo.modules.base import IGNORED
 from lit_vpo.modules.guards import check_finite, check_ln2, check_same_as_reference
-from lit_vpo.modules.referenced import ReferencedModule
+from lit_vpo.modules.rounds import RoundsModule
 from lit_vpo.modules.scoring import Features
 
 Stage = Literal["fit", "val", "test"]
@@ -49,7 +49,7 @@ class PairLogps(NamedTuple):
     ground_truth: Logps | None  # B rows, where the batch has them
 
 
-class DPOModule(ReferencedModule):
+class DPOModule(RoundsModule):
     """Raises the likelihood of chosen over rejected, relative to the reference or without one.
 
     Videos are encoded once per batch; all roles and the reference share them. What is minimised is
@@ -57,7 +57,7 @@ class DPOModule(ReferencedModule):
     rejected response.
 
     Args:
-        model: See `ReferencedModule`.
+        model: See `RoundsModule`.
         loss: Of each record, from its chosen and rejected responses; see `lit_vpo.losses`.
         nll_weight: Weight of the chosen responses' negative log-likelihood (TEMPLE's released recipe: 1).
         nll_reduction: `token` averages over all tokens of an optimizer step, `sample` over its responses; either is the
@@ -65,10 +65,10 @@ class DPOModule(ReferencedModule):
         ce_weight: Weight of the ground truth's cross-entropy (video-SALMONN 2: 0.1); needs ground-truth rows.
         ce_reduction: As `nll_reduction`.
         reference_tolerance: Largest difference of policy and reference on a token before the first step.
-        kwargs: The other arguments of `ReferencedModule` (configurations list them by name).
+        kwargs: The other arguments of `RoundsModule` (configurations list them by name).
 
     Raises:
-        ValueError: As `ReferencedModule`, or for a negative weight, an unknown reduction.
+        ValueError: As `RoundsModule`, or for a negative weight, an unknown reduction.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class DPOModule(ReferencedModule):
 
     @torch.no_grad()
     def guard_pairs(self, batch: PreferenceBatch, logps: PairLogps, loss: Tensor) -> None:
-        """Checks at the first training step; with a fresh adapter also that policy = reference, hence ln 2.
+        """Checks at a round's first step: numbers are finite, and policy = reference where they should be, hence ln 2.
 
         Raises:
             ValueError: From `lit_vpo.modules.guards`.
@@ -174,7 +174,7 @@ class DPOModule(ReferencedModule):
         if not self.guarded and reference is not None:
             check_finite(logps.policy.tokens, "policy")
             check_finite(reference.tokens, "reference")
-            if self.trainer.global_step == 0:
+            if self.starts_as_reference:
                 same = logps.policy.tokens[: len(reference.tokens)]
                 check_same_as_reference(same, reference.tokens, self.reference_tolerance)
                 if self.loss.starts_at_ln2:
