@@ -22,8 +22,8 @@ from lit_vpo.losses import (
     over_window,
 )
 from lit_vpo.metrics import PreferenceMetrics
-from lit_vpo.modules.base import IGNORED
 from lit_vpo.modules.guards import check_finite, check_ln2, check_same_as_reference
+from lit_vpo.modules.policy import IGNORED
 from lit_vpo.modules.rounds import RoundsModule
 from lit_vpo.modules.scoring import Features
 

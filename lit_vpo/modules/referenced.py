@@ -9,7 +9,8 @@ from typing_extensions import override
 from lit_vpo.batch import PreferenceBatch
 from lit_vpo.logps_cache import LogpsCache
 from lit_vpo.losses import Logps
-from lit_vpo.modules.base import IGNORED, VideoLMModule
+from lit_vpo.modules.base import VideoLMModule
+from lit_vpo.modules.policy import IGNORED
 from lit_vpo.modules.scoring import Features
 from lit_vpo.reference import SECOND, Reference, ReferenceName, SecondAdapter, make_reference
 

@@ -11,8 +11,8 @@ from lit_vpo.ledger import Ledger, new_ledger
 from lit_vpo.lora import ADAPTER, lora_layers, reset_adapter
 from lit_vpo.models import weights_hash
 from lit_vpo.models.loading import weights_folder
-from lit_vpo.modules.base import IGNORED
 from lit_vpo.modules.guards import check_ranks_agree
+from lit_vpo.modules.policy import IGNORED
 from lit_vpo.modules.referenced import ReferencedModule
 from lit_vpo.optim import param_groups, scheduled
 from lit_vpo.reference import AdapterOff, SecondAdapter
