@@ -7,7 +7,7 @@ install: .venv/installed
 
 .venv/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install -c constraints.txt -e '.[test]'
+	.venv/bin/pip install -c constraints.txt -e '.[test,bench]'
 	touch .venv/installed
 
 demo: .venv/installed
@@ -23,8 +23,8 @@ bench: .venv/installed
 	.venv/bin/python benchmarks/motion_world.py
 	.venv/bin/python benchmarks/startup.py
 	.venv/bin/python benchmarks/stream.py
-	.venv/bin/pip install -c constraints.txt -e ".[bench]"
 	.venv/bin/python benchmarks/dpo_step.py --quick
+	.venv/bin/python benchmarks/sampling.py
 
 soak: .venv/installed
 	.venv/bin/python benchmarks/soak.py

@@ -16,6 +16,7 @@ from lit_vpo.datamodules.motion_world.scene import COLOURS, DIRECTIONS, SHAPES
 from lit_vpo.datamodules.sources import Source
 from lit_vpo.losses import response_mask
 from lit_vpo.modules import SFTModule
+from lit_vpo.modules.scoring import row_hidden
 
 SINGLE = {"colour": set(COLOURS), "shape": set(SHAPES), "direction": set(DIRECTIONS)}
 FIRST_WORDS = {act: {phrase.split()[0] for phrase in phrasings} for act, phrasings in PHRASINGS.items()}
@@ -46,7 +47,7 @@ def measure(
     right: Counter[str] = Counter()
     words: Counter[str] = Counter()
     for batch in track(data.train_dataloader(), "clips"):
-        predicted = head(module.row_hidden(batch, module.encode(batch["media"]))).argmax(-1)
+        predicted = head(row_hidden(module.base, module.family, batch, module.encode(batch))).argmax(-1)
         rows = response_mask(batch["labels"]).nonzero()[:, 0]
         for row, record in enumerate(batch["records"]):
             if record["meta"].get("task") != "caption":

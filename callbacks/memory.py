@@ -7,35 +7,36 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from lit_vpo.lora import plain
 from lit_vpo.memory import MemoryEstimate, estimate_memory, load_of, measured_peak
+from lit_vpo.models.registry import video_token
 from lit_vpo.protocols import SharesPrefix
 
 
 class MemoryReport(Callback):
     """Logs an estimate of peak memory per device before the first step, and the measured peak beside it at the end.
 
-    The estimate is that of the batch with most text so far, for a device that holds everything: sharding is not known
+    The estimate is the largest of the batches so far, for a device that holds everything: sharding is not known
     to it, nor what other libraries allocate. On a CPU the measured peak is the process's, which is more than tensors.
     It reads batches that have labels, of modules that train a language model, and is silent about others.
     """
 
     def __init__(self) -> None:
-        self.size = 0
         self.estimate: MemoryEstimate | None = None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.size, self.estimate = 0, None
+        self.estimate = None
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        size = _size(batch)
-        if size <= self.size or not isinstance(pl_module, SharesPrefix):
+        if not isinstance(pl_module, SharesPrefix) or "labels" not in batch:
             return
-        first, self.size = self.estimate is None, size
-        self.estimate = estimate(trainer, pl_module, batch)
+        first, estimate = self.estimate is None, estimate_step(trainer, pl_module, batch)
+        if self.estimate is None or estimate.total > self.estimate.total:
+            self.estimate = estimate
         if first:
             rank_zero_info(f"peak memory per device, estimated from the first batch:\n{self.estimate}")
 
@@ -49,13 +50,13 @@ class MemoryReport(Callback):
             )
 
 
-def estimate(trainer: Trainer, module: Any, batch: Any) -> MemoryEstimate:
+def estimate_step(trainer: Trainer, module: Any, batch: Any) -> MemoryEstimate:
     """The estimate for one batch of a module's training."""
-    network = module.network.get_base_model() if hasattr(module.network, "peft_config") else module.network
+    network = plain(module.network)
     return estimate_memory(
         module,
         network.get_decoder(),
-        load_of(batch, module.share_prefix),
+        load_of(batch, module.share_prefix, video_token(network.config)),
         checkpointing=network.is_gradient_checkpointing,
         autocast=str(trainer.precision).endswith("-mixed"),
         optimizer_states=states_of(trainer.optimizers[0]),
@@ -66,7 +67,3 @@ def states_of(optimizer: torch.optim.Optimizer) -> int:
     """Tensors that an optimizer keeps per parameter: one per beta, one for momentum, else none."""
     defaults = optimizer.defaults
     return len(defaults["betas"]) if "betas" in defaults else int(bool(defaults.get("momentum")))
-
-
-def _size(batch: Any) -> int:
-    return batch["input_ids"].numel() if isinstance(batch, dict) and "labels" in batch and "input_ids" in batch else 0

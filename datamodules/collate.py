@@ -4,6 +4,7 @@ Every video is processed once for a batch, however many records and rows of text
 apart from their prompt and joined by ids, so chosen and rejected share the prompt's tokens exactly.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -80,6 +81,15 @@ class Collator:
         texts = [record["prompt"], turns, *(row.text for row in self.responses(record))]
         if any(token in text for token in self.media_tokens for text in texts):
             raise BadSample(f"a text contains a media placeholder of the model ({', '.join(self.media_tokens)})")
+        if self.kind == "preference":
+            self._check_tokens(self.responses(record)[: 1 + self.num_negatives])
+
+    def _check_tokens(self, rows: list[Response]) -> None:
+        """Texts that differ may still be the same tokens, and make no pair."""
+        chosen, *rejected = self._tokenize([row.text for row in rows])
+        for row, ids in zip(rows[1:], rejected, strict=True):
+            if ids == chosen and row.media == rows[0].media:
+                raise BadSample(f"chosen = {row.role} as tokens")
 
     def responses(self, record: Record) -> list[Response]:
         """A record's rows in their order."""
@@ -88,7 +98,7 @@ class Collator:
     def counts(self, record: Record) -> dict[str, Count]:
         """What a record adds to its accumulation window: responses and tokens of the roles that losses average over."""
         rows = {row.role: row for row in self.responses(record) if row.role in ("chosen", "ground_truth")}
-        weight = _weight(record) if self.kind == "instruction" else 1.0
+        weight = _weight(record)
         if self.kind not in ("instruction", "preference"):
             return {}
         return {role: Count(weight, weight * len(self._tokenize([row.text])[0])) for role, row in rows.items()}
@@ -118,6 +128,7 @@ class Collator:
         batch |= self._text([(prompts[view], response) for view, response in zip(seen, responses, strict=True)])
         videos = _numbers([clip for _, clip in views])
         batch["video_index"] = torch.tensor([videos[view] for view in seen])
+        batch["video_keys"] = [_key(views[videos.index(video)][1]) for video in range(max(videos) + 1)]
         return cast(Batch, batch | self._extras(records, rows))
 
     def _rows(self, examples: Sequence[tuple[Record, Any]]) -> list[_Row]:
@@ -234,10 +245,11 @@ class Collator:
         return text
 
     def _extras(self, records: list[Record], rows: list[_Row]) -> dict[str, Any]:
+        weight = torch.tensor([_weight(record) for record in records])
         if self.kind == "instruction":
-            return {"weight": torch.tensor([_weight(record) for record in records])}
+            return {"weight": weight}
         if self.kind == "preference":
-            return {"has_ground_truth": self.with_ground_truth}
+            return {"weight": weight, "has_ground_truth": self.with_ground_truth}
         if self.kind == "question":
             answers = [record["meta"]["options"].index(record["ground_truth"]) for record in records]
             return {"question_index": torch.tensor([row.example for row in rows]), "answer": torch.tensor(answers)}
@@ -255,6 +267,14 @@ def _numbers(clips: Sequence[Clip | None]) -> list[int]:
     """Number of each example's video among the batch's videos, -1 for text alone; one clip object is one video."""
     numbers: dict[int, int] = {}
     return [-1 if clip is None else numbers.setdefault(id(clip), len(numbers)) for clip in clips]
+
+
+def _key(clip: Clip | None) -> str:
+    """Hash of what is seen: frames in their order, and their rate."""
+    assert clip is not None
+    digest = hashlib.blake2b(f"{tuple(clip.frames.shape)} {clip.fps}".encode(), digest_size=16)
+    digest.update(clip.frames.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _weight(record: Record) -> float:

@@ -13,6 +13,7 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "chosen": (str,),
     "rejected": (str,),
     "negatives": (list,),
+    "views": (dict,),
     "ground_truth": (str,),
     "mode": (str,),
     "weight": (int, float),
@@ -56,6 +57,10 @@ def check_fields(record: Row, where: str) -> None:
         raise ValueError(f"{where}, field 'meta.options': must be a list of texts, got {options!r}")
     _check_turns(record.get("history") or [], where)
     _check_negatives(record.get("negatives") or [], where)
+    for role, view in (record.get("views") or {}).items():
+        if role not in ("chosen", "rejected"):
+            raise ValueError(f"{where}, field 'views': may name chosen and rejected, got {role!r}")
+        _check_view(view, where, f"views.{role}")
 
 
 def _check_types(fields: Row, types: dict[str, tuple[type, ...]], where: str, prefix: str = "") -> None:
@@ -79,10 +84,13 @@ def _check_negatives(negatives: list[Any], where: str) -> None:
         name = f"negatives[{number}]"
         if not isinstance(negative, dict) or not isinstance(negative.get("text"), str):
             raise ValueError(f"{where}, field '{name}': must be an object with a text, got {negative!r}")
-        media = negative.get("media") or {}
-        if not isinstance(media, dict) or set(media) - set(_VIEW_FIELDS):
-            raise ValueError(f"{where}, field '{name}.media': may override {', '.join(_VIEW_FIELDS)}, got {media!r}")
-        _check_media(media, where, f"{name}.media.")
+        _check_view(negative.get("media") or {}, where, f"{name}.media")
+
+
+def _check_view(view: Any, where: str, name: str) -> None:
+    if not isinstance(view, dict) or set(view) - set(_VIEW_FIELDS):
+        raise ValueError(f"{where}, field '{name}': may override {', '.join(_VIEW_FIELDS)}, got {view!r}")
+    _check_media(view, where, f"{name}.")
 
 
 def _check_turns(turns: list[Any], where: str) -> None:

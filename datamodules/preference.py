@@ -11,7 +11,8 @@ class PreferenceDataModule(VideoShardDataModule):
     """Rows with ``prompt``, ``chosen`` and ``rejected``, and further ``negatives`` where a loss compares several.
 
     A negative is ``{text, media?}``; its ``media`` overrides fields of the record's, so that a text can be judged on a
-    corrupted view of the video: ``{"text": the chosen one, "media": {"frame_order": [...]}}``.
+    corrupted view of the video: ``{"text": the chosen one, "media": {"frame_order": [...]}}``. ``views`` does the same
+    for the pair itself: ``{"rejected": {"frame_order": [...]}}``.
 
     Args:
         model: Name or path whose processor makes the inputs; the CLI links it from the model.

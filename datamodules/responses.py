@@ -40,7 +40,10 @@ def _compared(record: Record, media: Record, with_ground_truth: bool, num_negati
     negatives = record.get("negatives") or []
     if len(negatives) + 1 < num_negatives:
         raise BadSample(f"{1 + len(negatives)} rejected responses where num_negatives is {num_negatives}")
-    rows = [Response(name, record.get(name) or "", media) for name in ("chosen", "rejected")]
+    views = record.get("views") or {}
+    rows = []
+    for name in ("chosen", "rejected"):
+        rows.append(Response(name, record.get(name) or "", _view({**media, **(views.get(name) or {})})))
     for number, negative in enumerate(negatives[: num_negatives - 1]):
         view = _view({**media, **(negative.get("media") or {})})
         rows.append(Response(f"negatives[{number}]", negative["text"], view))

@@ -31,6 +31,7 @@ class Rows(TypedDict):
     attention_mask: Tensor  # (R, S) long
     video_index: Tensor  # (R,) long: which of the V videos the row sees, -1 for none
     media: dict[str, Tensor]  # the processor's video tensors, concatenated over the videos on dimension 0
+    video_keys: list[str]  # V hashes of the videos' frames and times, in hexadecimal
     mm_token_type_ids: NotRequired[Tensor]  # (R, S) long, for families that place video tokens by it
     records: list[dict[str, Any]]  # the B records, in order; some may be text alone
 
@@ -52,6 +53,7 @@ class PreferenceBatch(Rows):
 
     kind: Literal["preference"]
     labels: Tensor  # (R, S) long, as above
+    weight: Tensor  # (B,) float
     has_ground_truth: bool
     window: NotRequired[dict[str, Count]]  # of chosen, and of ground_truth where it has rows
 

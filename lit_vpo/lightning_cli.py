@@ -54,6 +54,7 @@ class VPOCLI(LightningCLI):
         )
         parser.add_argument("--tracking", type=Tracking, default="csv", help="Where metrics go; csv is always written.")
         parser.add_argument("--project", type=str, default="lit_vpo", help="The W&B project.")
+        parser.add_lightning_class_args(lit_vpo.callbacks.MemoryReport, "memory_report")
         parser.link_arguments("model.init_args.model", "data.init_args.model")
 
     @override

@@ -113,11 +113,30 @@ def reset_adapter(net: nn.Module, seed: int, round_index: int = 0) -> None:
         b.zero_()
 
 
+@torch.no_grad()
+def copy_adapter(net: nn.Module, source: str, target: str) -> None:
+    """Copy one adapter's matrices into another's, in place.
+
+    Args:
+        net: A `PeftModel` that carries both.
+        source: Name of the adapter that is read.
+        target: Name of the adapter that is written.
+    """
+    for _, layer in lora_layers(net):
+        for matrices in (layer.lora_A, layer.lora_B):
+            matrices[target].weight.copy_(matrices[source].weight)
+
+
 def lora_layers(net: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every layer that carries an adapter, with its name."""
     from peft.tuners.lora import LoraLayer
 
     return ((name, module) for name, module in net.named_modules() if isinstance(module, LoraLayer))
+
+
+def plain(net: Any) -> Any:
+    """The Hugging Face network inside a `PeftModel`, or the network itself."""
+    return net.get_base_model() if hasattr(net, "peft_config") else net
 
 
 def refuse_adapter(net: Any) -> None:

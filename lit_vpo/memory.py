@@ -67,17 +67,18 @@ class MemoryEstimate:
         return "\n".join(f"{name:12s}{value / 2**30:10.3f} GiB" for name, value in parts)
 
 
-def load_of(batch: Any, shared: bool) -> Load:
+def load_of(batch: Any, shared: bool, video_token: int) -> Load:
     """The load of a batch with labels.
 
     Args:
         batch: Rows (`lit_vpo.batch.Rows`).
         shared: Whether rows share what they begin with (`lit_vpo.models.shared_prefix`).
+        video_token: What stands in the place of a video's features.
     """
     scored = int((batch["labels"][:, 1:] != IGNORE).sum())
     if not shared:
         return Load(batch["input_ids"].numel(), 0, scored)
-    packing = pack(batch)
+    packing = pack(batch, video_token)
     repeated = sum(trunk * (len(branches) - 1) for trunk, branches in packing.segments)
     return Load(len(packing.source), repeated, scored)
 

@@ -54,7 +54,10 @@ def record(index, **more):
 
 @pytest.fixture
 def make_batch():
-    """Batches by the project's own collator, over clips of noise; `fps` holds the clips' rates in turn."""
+    """Batches by the project's own collator, over clips of noise.
+
+    `fps` holds the clips' rates in turn, `each` what single records have besides `more`.
+    """
     from lit_vpo.datamodules import Clip, Collator
     from lit_vpo.models import load_processor
 
@@ -64,13 +67,15 @@ def make_batch():
         options = {"with_ground_truth": more.pop("with_ground_truth", False)}
         options["num_negatives"] = more.pop("num_negatives", 1)
         rates, silent = more.pop("fps", [2.0]), more.pop("text_alone", ())
+        one_clip, each = more.pop("one_clip", False), more.pop("each", [{}] * size)
         rng = torch.Generator().manual_seed(first)
         examples = []
         for index in range(first, first + size):
             frames = torch.randint(0, 256, (num_frames, 3, 60, 60), generator=rng, dtype=torch.uint8)
             fps = rates[index % len(rates)]
-            clip = Clip(frames, [i / fps for i in range(num_frames)], fps)
-            examples.append((record(index, **more), None if index in silent else clip))
+            if index == first or not one_clip:
+                clip = Clip(frames, [i / fps for i in range(num_frames)], fps)
+            examples.append((record(index, **more | each[index - first]), None if index in silent else clip))
         return Collator(PROCESSORS[name], kind, **options)(examples)
 
     return make

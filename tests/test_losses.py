@@ -227,6 +227,26 @@ def test_sequence_logps_score_every_response_token_once():
     torch.testing.assert_close(logps.tokens, full[labels[:, 1:] != -100])
 
 
+def test_chunks_change_no_gradient_and_bound_the_logits():
+    labels, head, sizes = torch.randint(0, 50, (4, 30)), torch.nn.Linear(8, 50), []
+    states = torch.randn(4 * 29, 8, requires_grad=True)
+
+    def scored(hidden):
+        sizes.append(len(hidden))
+        return head(hidden)
+
+    results = []
+    for chunk in (1000, 7):
+        sizes.clear()
+        grads = torch.autograd.grad(
+            (sequence_logps(states, scored, labels, chunk).sums ** 2).sum(), [states, head.weight]
+        )
+        results.append((grads, max(sizes)))
+    assert [size for _, size in results] == [116, 7]
+    for one, other in zip(*(grads for grads, _ in results), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_a_row_without_a_response_token_is_refused():
     labels = T([[-100, 4], [-100, -100], [3, -100]])  # no position predicts the first token of a row
     with pytest.raises(ValueError, match=r"rows \[1, 2\] of the batch have no response token"):
@@ -287,7 +307,7 @@ NAN = float("nan")
         (lambda: losses.SimPOLoss(gamma=-1), "gamma must lie in"),
         (lambda: losses.ORPOLoss(nll_weight=-1), "nll_weight must lie in"),
         (lambda: losses.MDPOLoss(delta=NAN), "delta must be finite"),
-        (lambda: losses.MDPOLoss(anchor_weight=-1), "weights must be >= 0"),
+        (lambda: losses.MDPOLoss(anchor_weight=-1), "anchor_weight must lie in"),
         (lambda: losses.IPOLoss(normalisation="token"), "normalisation must be 'mean' or 'sum'"),
         (lambda: losses.NegativesLoss(DPOLoss(), []), "weights must be >= 0"),
         (lambda: losses.NegativesLoss(losses.MDPOLoss()), "MDPOLoss compares 2 rejected responses by itself"),

@@ -5,6 +5,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lit_vpo.memory import Load, MemoryEstimate, estimate_memory, load_of
+from lit_vpo.models import load_model
+from lit_vpo.models.registry import video_token
 from lit_vpo.modules import DPOModule, SFTModule
 
 LOAD = Load(tokens=10, repeated=3, scored=4)
@@ -70,7 +72,7 @@ def kept_bytes(module, batch):
             kept[storage.data_ptr()] = tensor, storage.nbytes()  # the tensor stays, so that no address comes twice
         return tensor
 
-    features = module.encode(batch["media"])
+    features = module.encode(batch)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         logps = module.logps(batch, features)
     del logps
@@ -85,13 +87,14 @@ def test_activations_are_what_autograd_keeps(make_batch, tuning, dtype, shared):
     module.configure_model()
     module.share_prefix = shared
     batch = make_batch("preference", "tiny_qwen2_5_vl")
-    got = estimate_memory(module, module.base.get_decoder(), load_of(batch, shared))
+    got = estimate_memory(module, module.base.get_decoder(), load_of(batch, shared, video_token(module.base.config)))
     kept = kept_bytes(module, batch)
     assert abs(got.activations + got.logits / 3 - kept) < 0.25 * kept  # of the logits autograd keeps the log-softmax
 
 
 def test_the_load_of_shared_rows_is_that_of_the_packed_sequence(make_batch):
     batch = make_batch("preference", "tiny_qwen2_5_vl")
-    shared, separate = load_of(batch, True), load_of(batch, False)
+    token = video_token(load_model("tiny_qwen2_5_vl").config)
+    shared, separate = (load_of(batch, share, token) for share in (True, False))
     assert separate.tokens == batch["input_ids"].numel() > shared.tokens
     assert shared.scored == separate.scored and shared.repeated > 0 == separate.repeated

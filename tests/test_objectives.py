@@ -6,6 +6,7 @@ import math
 import pathlib
 
 import pytest
+import yaml
 
 from lit_vpo import losses
 from lit_vpo.cli import main
@@ -19,9 +20,10 @@ def composite(name, **init_args):
 
 DPO, ORPO = composite("DPOLoss", beta=0.2), composite("ORPOLoss")
 # loss, its settings, rejected responses, and the loss where policy = reference (None: it depends on the model)
+BETAS = {"SigmoidNormLoss": 2.0, "SimPOLoss": 2.0, "NegativesLoss": 0.2, "SumLoss": 0.2}  # of the others 0.1
 CASES = [
     ("DPOLoss", {"label_smoothing": 0.1}, 1, math.log(2)),
-    ("SigmoidNormLoss", {"beta": 2.0}, 1, math.log(2)),
+    ("SigmoidNormLoss", {}, 1, math.log(2)),
     ("RobustLoss", {"label_smoothing": 0.2}, 1, math.log(2)),
     ("HingeLoss", {"beta": 0.3}, 1, 1.0),
     ("IPOLoss", {"beta": 0.25, "normalisation": "sum"}, 1, 4.0),
@@ -52,6 +54,9 @@ def test_a_loss_trains_from_the_command_line(name, settings, num_negatives, star
     words += ["--trainer.callbacks", "[]", "--trainer.accumulate_grad_batches", "1", "--trainer.limit_val_batches", "0"]
     words += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     main(words)
+    asked = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]
+    beta = settings.get("beta", BETAS.get(name, 0.1))
+    assert asked["loss"]["init_args"].get("beta", beta) == beta and asked["nll_weight"] == 0
     (path,) = tmp_path.glob("csv/*/metrics.csv")
     first, second = (row for row in csv.DictReader(path.open()) if row["loss/dpo"])
     assert math.isfinite(float(second["loss/dpo"])) and float(first["grad_norm"]) > 0

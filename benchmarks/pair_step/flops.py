@@ -42,10 +42,6 @@ class Step:
         """This project: prompt and video once."""
         return self.total(self.shared, self.head, reference, 1)
 
-    def k_rows(self, reference: bool) -> float:
-        """This project's separate rows: video once."""
-        return self.total(self.rows, self.head, reference, 1)
-
     def trl(self, reference: bool, everywhere: bool) -> float:
         """TRL: the video of each row encoded anew in each pass.
 

@@ -1,11 +1,12 @@
 """Seconds, interleaved in one process; peak memory, each side in a process of its own; agreement of the results."""
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Runner:
 
     def __init__(self, case: Case) -> None:
         self.case = case
+        if case.device == "cpu":
+            keep_freed_memory()
         ours = Ours(case)
         self.sides: dict[str, Side] = {"ours": ours, "k_rows": ours, "trl": Trl(case)}
         self.results: dict[Variant, tuple[float, float]] = {}
@@ -72,24 +75,41 @@ class Runner:
 
     def _difference(self, one: str, other: str, reference: str) -> tuple[float, float]:
         loss, norm = self.results[one, reference]
-        other_loss, other_norm = self.results[other, reference]
+        # with the reference given or not, the results are the same
+        other_loss, other_norm = self.results.get((other, reference)) or self.results[other, "online"]
         return abs(loss - other_loss), abs(norm - other_norm) / other_norm
 
 
-def interleaved(runner: Runner, repeats: int, tick: Callable[[str], None]) -> dict[Variant, list[float]]:
-    """Seconds of every variant, one after the other in every round; the first round does not count.
+def interleaved(
+    runner: Runner, variants: Sequence[Variant], repeats: int, tick: Callable[[str], None]
+) -> dict[Variant, list[float]]:
+    """Seconds of every variant, one after the other in every round.
 
     Args:
         runner: Of the case.
-        repeats: Rounds that count.
+        variants: In their order.
+        repeats: Rounds.
         tick: Called with a variant's name after each step.
     """
-    seconds: dict[Variant, list[float]] = {variant: [] for variant in VARIANTS}
-    for _ in range(repeats + 1):
-        for variant in VARIANTS:
+    seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
+    for _ in range(repeats):
+        for variant in variants:
             seconds[variant].append(runner.step(variant))
             tick(" ".join(variant))
-    return {variant: values[1:] for variant, values in seconds.items()}
+    return seconds
+
+
+def keep_freed_memory() -> None:
+    """Let this process use freed memory again instead of giving it back.
+
+    The system hands out large tensors page by page, and takes them back when they are freed. Without this, a third of a
+    CPU's time goes there, most of it on the side that makes the largest tensors: the ratio would tell of the allocator.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        mmap_max, trim_threshold = -4, -1
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def ratios(slower: list[float], faster: list[float]) -> tuple[float, float, float]:

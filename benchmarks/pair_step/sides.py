@@ -15,7 +15,8 @@ from lit_vpo.lora import add_lora, target_pattern
 from lit_vpo.losses import DPOLoss, Logps
 from lit_vpo.models import get_family
 from lit_vpo.modules import DPOModule
-from lit_vpo.modules.base import Features
+from lit_vpo.modules.scoring import Features
+from lit_vpo.modules.start import Tuning
 from pair_step.workload import BETA, LORA, Case, network, pair, step_away, train_language_model, trained
 
 FAMILY = "qwen2_5_vl"
@@ -59,20 +60,20 @@ class Side(ABC):
 
     def grad_norm(self) -> float:
         """Norm of all gradients of the last step."""
-        norms = [p.grad.float().norm() for p in trained(self.net) if p.grad is not None]
+        norms = [p.grad.double().norm() for p in trained(self.net) if p.grad is not None]
         return float(torch.stack(norms).norm())
 
 
 class PairModule(DPOModule):
     """The project's module on a network of random weights."""
 
-    def __init__(self, case: Case) -> None:
-        super().__init__("tiny_qwen2_5_vl", loss=DPOLoss(BETA), lora=LORA, check_video=False, family=FAMILY)
-        self.case = case
+    def __init__(self, case: Case, online: bool) -> None:
+        lora = LORA if case.tuning == "lora" else None
+        tuning: Tuning = "lora" if case.tuning == "lora" else "language_model"
+        super().__init__("tiny_qwen2_5_vl", loss=DPOLoss(BETA), lora=lora, tuning=tuning, check_video=False)
+        self.case, self.online = case, online
         self.gradient_checkpointing = case.checkpointing
-        self.tuning = "lora" if case.tuning == "lora" else "language_model"
         self.guarded = True  # the first step's checks are not of the step
-        self.frozen: Any = None
         self.given: Logps | None = None
 
     @override
@@ -85,27 +86,16 @@ class PairModule(DPOModule):
         net = network(self.case)
         self.prepare_sharing(net)
         if self.case.tuning == "lora":
-            return add_lora(net, self.family, LORA, self.case.seed)
-        train_language_model(net)
+            net = add_lora(net, self.family, LORA, self.case.seed)
+        else:
+            train_language_model(net)
+        if self.reference is not None and self.online:
+            self.reference.attach(net)
         return net
 
-    def freeze_copy(self) -> None:
-        """The reference of full tuning."""
-        self.frozen = network(self.case).requires_grad_(False)
-        self.prepare_sharing(self.frozen)
-
     @override
-    @torch.no_grad()
     def reference_logps(self, batch: PreferenceBatch, features: Features) -> Logps:
-        if self.given is not None:
-            return self.given
-        if self.frozen is None:
-            return super().reference_logps(batch, features)
-        policy, self.net = self.net, self.frozen
-        try:
-            return self.logps(batch, features)
-        finally:
-            self.net = policy
+        return self.given or super().reference_logps(batch, features)
 
 
 class Ours(Side):
@@ -114,15 +104,13 @@ class Ours(Side):
     def __init__(self, case: Case, online: bool = True) -> None:
         super().__init__(case)
         warnings.filterwarnings("ignore", ".*self.trainer.*")  # `self.log` outside a trainer
-        self.module = PairModule(case)
+        self.module = PairModule(case, online)
         self.module.configure_model()
         self.module.to(case.device)  # its metrics
-        if case.tuning == "full" and online:
-            self.module.freeze_copy()
         self.batch = pair(case)
         self.share = True
         with torch.no_grad(), self.precision():  # so far the policy is the reference
-            self.logps = self.module.logps(self.batch, self.module.encode(self.batch["media"]))
+            self.logps = self.module.logps(self.batch, self.module.encode(self.batch))
         step_away(self.net, case)
         self.module.on_fit_start()
         self.module.guarded = True

@@ -19,7 +19,7 @@ from lit_vpo.losses.equations import (
     robust_loss,
     simpo_loss,
 )
-from lit_vpo.losses.logps import Logps, blocks, response_mask, sequence_logps, token_logps
+from lit_vpo.losses.logps import Logps, blocks, response_mask, sequence_logps, summed, token_logps
 from lit_vpo.losses.means import REDUCTIONS, Mean, Reduction, nll, over_window
 from lit_vpo.losses.pairwise import (
     APODownLoss,
@@ -72,5 +72,6 @@ __all__ = [
     "robust_loss",
     "sequence_logps",
     "simpo_loss",
+    "summed",
     "token_logps",
 ]

@@ -1,7 +1,7 @@
 """What a loss is given, and what it says about itself."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -48,6 +48,22 @@ class PreferenceLoss(nn.Module):
         if not 0 < beta < math.inf:
             raise ValueError(f"beta must be > 0, got {beta}")
         self.beta = beta
+
+    def check(self, batch: Any) -> None:
+        """Refuse a batch whose roles are not those that this loss compares.
+
+        Args:
+            batch: B records, roles in blocks (`lit_vpo.batch.PreferenceBatch`).
+
+        Raises:
+            ValueError: If they are not.
+        """
+        num_rejected = len(batch["labels"]) // len(batch["records"]) - batch["has_ground_truth"] - 1
+        if num_rejected != self.num_rejected:
+            raise ValueError(
+                f"{type(self).__name__} compares chosen with {self.num_rejected} rejected responses, the batch has "
+                f"{num_rejected}: set data.num_negatives: {self.num_rejected}"
+            )
 
     def rewards(self, scored: Scored) -> Tensor:
         """Implicit reward of a role's responses, for the metrics: (B,)."""

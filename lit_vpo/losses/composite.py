@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from lit_vpo.losses.base import PreferenceLoss, Scored
+from lit_vpo.losses.base import PreferenceLoss, Scored, check_range
 from lit_vpo.losses.equations import anchor_loss, dpo_loss
 
 
@@ -34,7 +36,22 @@ class MDPOLoss(PreferenceLoss):
         if not math.isfinite(delta):
             raise ValueError(f"delta must be finite, got {delta}")
         self.delta = delta
-        self.conditional_weight, self.anchor_weight = _checked([conditional_weight, anchor_weight])
+        self.conditional_weight, self.anchor_weight = (
+            check_range(name, weight, 0, math.inf, below=True)
+            for name, weight in (("conditional_weight", conditional_weight), ("anchor_weight", anchor_weight))
+        )
+
+    @override
+    def check(self, batch: Any) -> None:
+        super().check(batch)
+        size = len(batch["records"])
+        chosen, corrupted = (slice(role * size, (role + 1) * size) for role in (0, 2))
+        same_text = torch.equal(batch["labels"][chosen], batch["labels"][corrupted])
+        if not same_text or (batch["video_index"][chosen] == batch["video_index"][corrupted]).any():
+            raise ValueError(
+                "MDPOLoss needs the chosen text on a corrupted video as second rejected response; write such an "
+                "overlay with: python -m lit_vpo pairs corrupt"
+            )
 
     def forward(self, chosen: Scored, rejected: Scored, corrupted: Scored) -> Tensor:
         """Loss of each pair, (B,)."""
@@ -45,7 +62,9 @@ class MDPOLoss(PreferenceLoss):
 
 
 class NegativesLoss(PreferenceLoss):
-    """One loss of a pair against each of several rejected responses, weighted (VistaDPO, arXiv 2504.13122: .7, .3).
+    """A weighted sum of one pair loss against each of several rejected responses: sum_k w_k L(chosen, rejected_k).
+
+    (VistaDPO, arXiv 2504.13122, gives two of them the weights .7 and .3, but adds them up inside one sigmoid.)
 
     Args:
         loss: Of one pair.
@@ -93,6 +112,14 @@ class SumLoss(PreferenceLoss):
         self.num_rejected = max(loss.num_rejected for loss in losses)
         self.needs_reference = any(loss.needs_reference for loss in losses)
         self.starts_at_ln2 = all(loss.starts_at_ln2 for loss in losses) and math.isclose(sum(self.weights), 1)
+
+    @override
+    def check(self, batch: Any) -> None:
+        super().check(batch)
+        parts: list[PreferenceLoss] = list(self.losses)  # type: ignore[arg-type]  # nn.ModuleList forgets
+        for loss in parts:
+            if loss.num_rejected == self.num_rejected:
+                loss.check(batch)
 
     def forward(self, chosen: Scored, *rejected: Scored) -> Tensor:
         """Loss of each record, (B,)."""

@@ -43,6 +43,17 @@ def blocks(logps: Logps, size: int) -> list[Logps]:
     return [Logps(each, rows - n * size, sums, lengths) for n, (each, rows, sums, lengths) in enumerate(parts)]
 
 
+def summed(tokens: Tensor, lengths: Tensor) -> Logps:
+    """Log-probabilities of rows from those of their tokens.
+
+    Args:
+        tokens: (N,) float32, row after row.
+        lengths: (R,) long, tokens per row, N in all.
+    """
+    rows = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    return Logps(tokens, rows, tokens.new_zeros(len(lengths)).index_add(0, rows, tokens), lengths)
+
+
 def response_mask(labels: Tensor) -> Tensor:
     """Positions whose next token is part of a response.
 
@@ -83,7 +94,6 @@ def sequence_logps(hidden: Tensor, head: Callable[[Tensor], Tensor], labels: Ten
         ValueError: If a row has no response token.
     """
     mask = response_mask(labels)
-    rows = mask.nonzero()[:, 0]
     lengths = mask.sum(1)
     if not lengths.all():
         without = (lengths == 0).nonzero()[:, 0].tolist()
@@ -98,5 +108,4 @@ def sequence_logps(hidden: Tensor, head: Callable[[Tensor], Tensor], labels: Ten
         tokens = torch.cat([checkpoint(logps, *piece, use_reentrant=False) for piece in pieces])
     else:
         tokens = logps(*pieces[0])
-    sums = torch.zeros(len(labels), device=tokens.device).index_add(0, rows, tokens)
-    return Logps(tokens, rows, sums, lengths)
+    return summed(tokens, lengths)

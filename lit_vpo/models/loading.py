@@ -104,13 +104,13 @@ def weights_hash(source: nn.Module | str, frozen_only: bool = False, without: Co
 
     Args:
         source: A network, or what `load_model` takes.
-        frozen_only: Leave out the parameters that training changes.
+        frozen_only: Leave out the parameters that training changes, and every adapter.
         without: Names of tensors to leave out.
     """
     net = load_model(source, "auto") if isinstance(source, str) else source
     persistent = set(net.state_dict(keep_vars=True))
     tensors: list[tuple[str, Tensor]] = [
-        (name, p) for name, p in net.named_parameters() if not (frozen_only and p.requires_grad)
+        (name, p) for name, p in net.named_parameters() if not (frozen_only and (p.requires_grad or ".lora_" in name))
     ]
     tensors += [(name, tensor) for name, tensor in net.named_buffers() if name in persistent]
     digest = hashlib.sha256()

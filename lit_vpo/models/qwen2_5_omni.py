@@ -29,6 +29,7 @@ class Qwen2_5_Omni(Qwen2VL):
 
     name: ClassVar[str] = "qwen2_5_omni"
     model_type: ClassVar[str] = "qwen2_5_omni_thinker"
+    needs_token_types: ClassVar[bool] = False
     per_video: ClassVar[tuple[str, ...]] = ("video_grid_thw", "video_second_per_grid")
 
     @override

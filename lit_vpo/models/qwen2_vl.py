@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -28,6 +29,7 @@ class Qwen2VL(Family):
     model_type: ClassVar[str] = "qwen2_vl"
     vision: ClassVar[str] = "model.visual"
     projector: ClassVar[tuple[str, ...]] = ("model.visual.merger",)
+    needs_token_types: ClassVar[bool] = True
     per_video: ClassVar[tuple[str, ...]] = ("video_grid_thw",)
 
     @override
@@ -40,6 +42,11 @@ class Qwen2VL(Family):
     def encode(self, net: Any, media: dict[str, Tensor]) -> list[Tensor]:
         output = net.model.get_video_features(media["pixel_values_videos"], media["video_grid_thw"], return_dict=True)
         return list(output.pooler_output)
+
+    @override
+    def media_of(self, media: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+        pixels = torch.split(media["pixel_values_videos"], media["video_grid_thw"].prod(1).tolist())[index]
+        return super().media_of(media, index) | {"pixel_values_videos": pixels}
 
     @override
     def video_kwargs(self, features: list[Tensor], video_index: Tensor, media: dict[str, Tensor]) -> dict[str, Any]:

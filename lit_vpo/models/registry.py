@@ -25,6 +25,7 @@ class Family(ABC):
         head: Dotted prefix of the output head.
         vision: Dotted prefix of the vision tower.
         projector: Dotted prefixes of what lies between the two; they may lie inside `vision`.
+        needs_token_types: Whether positions depend on `mm_token_type_ids`.
     """
 
     name: ClassVar[str]
@@ -33,6 +34,7 @@ class Family(ABC):
     head: ClassVar[str] = "lm_head"
     vision: ClassVar[str]
     projector: ClassVar[tuple[str, ...]]
+    needs_token_types: ClassVar[bool] = False
 
     @abstractmethod
     def model_class(self) -> "type[PreTrainedModel]":
@@ -50,6 +52,15 @@ class Family(ABC):
             V tensors (num_tokens, hidden); (num_tokens, layers, hidden) where several layers of the language model
             read features of their own.
         """
+
+    def media_of(self, media: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+        """The tensors of one video.
+
+        Args:
+            media: As in `encode`.
+            index: Which of the V videos.
+        """
+        return {name: value[index : index + 1] for name, value in media.items()}
 
     @abstractmethod
     def video_kwargs(self, features: list[Tensor], video_index: Tensor, media: dict[str, Tensor]) -> dict[str, Any]:
@@ -154,6 +165,12 @@ def _from_path(path: str) -> Family:
     if not (isinstance(family, type) and issubclass(family, Family)):
         raise ValueError(f"{path} is not a subclass of lit_vpo.models.Family")
     return _FAMILIES[register(family).name]
+
+
+def video_token(config: Any) -> int:
+    """The token that stands in the place of a video's features, under the name that the configuration gives it."""
+    found = getattr(config, "video_token_id", None)
+    return int(config.video_token_index if found is None else found)
 
 
 def rows_of(values: Tensor, video_index: Tensor) -> Tensor:

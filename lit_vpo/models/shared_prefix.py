@@ -36,14 +36,15 @@ class Packing:
     leaders: Tensor  # (G,) long: the first row of every group, in order
 
 
-def pack(rows: Any) -> Packing:
+def pack(rows: Any, video_token: int) -> Packing:
     """Find what rows have in common.
 
-    Rows that look at the same video form a group, and so do rows of text alone that have the same prompt. A trunk is
-    their longest common prefix, at most a prompt: a response is never shared.
+    Rows that look at the same video after the same words form a group, and so do rows of text alone that have the same
+    prompt. A trunk is their longest common prefix, at most a prompt: a response is never shared.
 
     Args:
         rows: Right-padded rows with labels (`lit_vpo.batch.Rows`).
+        video_token: What stands in the place of a video's features.
     """
     ids, labels, mask = rows["input_ids"], rows["labels"], rows["attention_mask"]
     prompts = (labels != IGNORE).long().argmax(1).tolist()
@@ -53,7 +54,7 @@ def pack(rows: Any) -> Packing:
     segments: list[Segment] = []
     width, done = ids.shape[1], 0
     columns = torch.arange(width, device=ids.device)
-    groups = _groups(rows, prompts)
+    groups = _groups(rows, prompts, video_token)
     for group in groups:
         trunk = _common(ids[group], min(prompts[row] for row in group))
         source.append(group[0] * width + columns[:trunk])
@@ -69,11 +70,13 @@ def pack(rows: Any) -> Packing:
     return Packing(tuple(segments), torch.cat(source), where, leaders)
 
 
-def _groups(rows: Any, prompts: list[int]) -> list[list[int]]:
+def _groups(rows: Any, prompts: list[int], video_token: int) -> list[list[int]]:
+    ids = rows["input_ids"]
+    starts = (ids == video_token).long().argmax(1).tolist()
     groups: dict[object, list[int]] = {}
     for row, video in enumerate(rows["video_index"].tolist()):
-        key = video if video >= 0 else tuple(rows["input_ids"][row, : prompts[row]].tolist())
-        groups.setdefault(key, []).append(row)
+        words = ids[row, : starts[row] if video >= 0 else prompts[row]]
+        groups.setdefault((video, *words.tolist()), []).append(row)
     return list(groups.values())
 
 
@@ -174,7 +177,8 @@ def why_not_shared(net: Any) -> str | None:
         return "its layers are not all of full attention (a sliding window or a linear layer sees the packed order)"
     if getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None):
         return "its experts are balanced over the tokens of a batch, which sharing would change"
-    if getattr(config, "use_sliding_window", False):
+    # Mistral has a window and no switch; Qwen2 has both, and the window stays written where it is off
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return "it attends in a sliding window"
     if not net._supports_attention_backend:
         return f"{type(net).__name__} takes no attention function of others"

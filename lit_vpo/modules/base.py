@@ -4,23 +4,23 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 from typing_extensions import override
 
 from lit_vpo.batch import Batch, PromptBatch, QuestionBatch
-from lit_vpo.lora import LoRASettings
-from lit_vpo.losses import Logps, response_mask, sequence_logps
+from lit_vpo.lora import LoRASettings, plain
+from lit_vpo.losses import Logps
 from lit_vpo.metrics import OptionAccuracy
 from lit_vpo.models import load_processor, weights_hash
-from lit_vpo.models.shared_prefix import ATTENTION, pack, packed_positions, register_attention, why_not_shared
-from lit_vpo.modules.generation import PER_TOKEN, generate
-from lit_vpo.modules.guards import check_finite, check_video_matters, switch_dropout_off
+from lit_vpo.models.feature_cache import FeatureCache
+from lit_vpo.models.shared_prefix import ATTENTION, register_attention, why_not_shared
+from lit_vpo.modules.generation import generate
+from lit_vpo.modules.guards import check_finite, check_rows, check_video_matters, check_windows, switch_dropout_off
+from lit_vpo.modules.scoring import Features, score, video_inputs
 from lit_vpo.modules.start import TUNINGS, Tuning, build_network
 from lit_vpo.modules.trainables import DTypeName, TrainablesModule, adamw
 from lit_vpo.optim import OptimizerFactory
 from lit_vpo.schedules import Shape
 
-Features = list[Tensor]
 IGNORED = ["optimizer", "lora", "loss"]  # objects, which a checkpoint read with weights_only=True must not hold
 
 
@@ -46,6 +46,8 @@ class VideoLMModule(TrainablesModule):
         check_video: Stop at the first step if blanking the video changes no log-probability.
         share_prefix: Compute video and prompt once for all responses to them; false computes each row on its own, and
             so do networks that cannot share (the log says why).
+        feature_cache: Folder where the frozen tower's output is kept across epochs, rounds and runs.
+        feature_cache_gb: Bound on that folder; what was not read for longest goes first.
 
     Raises:
         ValueError: Settings that exclude each other or are out of range.
@@ -72,6 +74,8 @@ class VideoLMModule(TrainablesModule):
         gradient_checkpointing: bool = False,
         check_video: bool = True,
         share_prefix: bool = True,
+        feature_cache: str | None = None,
+        feature_cache_gb: float = 50.0,
     ) -> None:
         super().__init__(model, family, optimizer, warmup_steps, schedule, dtype, seed)
         self.save_hyperparameters(ignore=IGNORED)
@@ -91,6 +95,8 @@ class VideoLMModule(TrainablesModule):
         self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
         self.gradient_checkpointing, self.check_video = gradient_checkpointing, check_video
         self.share_prefix = share_prefix
+        self.feature_cache, self.feature_cache_gb = feature_cache, feature_cache_gb
+        self.features: FeatureCache | None = None
         self.processor: Any = None
         self.guarded = self.video_guarded = False
         self.answers = torch.nn.ModuleDict({stage: OptionAccuracy() for stage in ("val", "test")})
@@ -102,8 +108,15 @@ class VideoLMModule(TrainablesModule):
             self.model, self.family, self.dtype_name, self.tuning, self.lora, self.adapter, self.init_from, self.seed
         )
         if self.share_prefix:
-            self.prepare_sharing(net.get_base_model() if hasattr(net, "peft_config") else net)
+            self.prepare_sharing(plain(net))
         return net
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self.feature_cache is not None and self.features is None:
+            self.configure_model()
+            folder, limit = self.feature_cache, self.feature_cache_gb
+            self.features = FeatureCache(self.base, self.family, folder, limit, self.number_format)
 
     def prepare_sharing(self, net: Any) -> None:
         """Give the language model the attention of shared rows, or log why it cannot have it."""
@@ -128,7 +141,7 @@ class VideoLMModule(TrainablesModule):
     @property
     def base(self) -> Any:
         """The Hugging Face network inside a `PeftModel`, or the network itself."""
-        return self.net.get_base_model() if self.has_adapter else self.net
+        return plain(self.net)
 
     @override
     def on_fit_start(self) -> None:
@@ -139,56 +152,48 @@ class VideoLMModule(TrainablesModule):
         changed = switch_dropout_off(self.net)
         rank_zero_info(f"dropout: {changed} set to 0 (policy and reference must agree at step 0)")
 
+    @override
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        check_windows(self.trainer)
+
     def policy_mode(self) -> None:
         """Training mode (in eval mode transformers skips gradient checkpointing), the frozen tower in eval mode."""
         self.train()
         self.base.get_submodule(self.family.vision).eval()
 
-    def encode(self, media: dict[str, Tensor]) -> Features:
+    def encode(self, batch: Any) -> Features:
         """Run tower and projector once; gradients flow only if the projector is trained.
 
         Args:
-            media: The processor's tensors of V videos.
+            batch: Rows with `media` and, for the feature cache, `video_keys`.
 
         Returns:
             V tensors of visual tokens, see `Family.encode`.
+
+        Raises:
+            ValueError: If rows and features do not fit.
         """
+        media = batch["media"]
         if not media:  # a batch of text alone
             return []
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning == "full"):
-            return self.family.encode(self.base, media)
+            if self.features is not None:
+                features = self.features.encode(self.base, media, batch["video_keys"])
+            else:
+                features = self.family.encode(self.base, media)
+        check_rows(batch, features, self.base.config, self.family.needs_token_types)
+        return features
 
-    def video_inputs(self, batch: Any, features: Features) -> dict[str, Any]:
-        """Keyword arguments of the network: tokens, and the encoded videos in the place of pixels."""
-        text = {k: batch[k] for k in PER_TOKEN if k in batch}
-        seen = batch["video_index"][batch["video_index"] >= 0]
-        return text | (self.family.video_kwargs(features, seen, batch["media"]) if len(seen) else {})
-
-    def logps(self, batch: Any, features: Features) -> Logps:
-        """Log-probabilities of every row's response; only its positions reach the output head.
+    def logps(self, batch: Any, features: Features, net: Any = None) -> Logps:
+        """Log-probabilities of every row's response; see `score`.
 
         Args:
             batch: Rows with labels.
             features: From `encode`.
+            net: A plain network in place of the policy's.
         """
-        hidden = self.shared_hidden(batch, features) if self.share_prefix else self.row_hidden(batch, features)
-        return sequence_logps(hidden, self.base.get_output_embeddings(), batch["labels"])
-
-    def row_hidden(self, batch: Any, features: Features) -> Tensor:
-        """States that predict the response tokens, every row on its own: (N, hidden)."""
-        return self.family.hidden(self.base, self.video_inputs(batch, features))[response_mask(batch["labels"])]
-
-    def shared_hidden(self, batch: Any, features: Features) -> Tensor:
-        """The same from packed rows, in which prompt and video are computed once for all responses."""
-        packing = pack(batch)
-        videos = batch["video_index"][packing.leaders]
-        leaders = {name: batch[name][packing.leaders] for name in PER_TOKEN if name in batch}
-        media = self.family.video_kwargs(features, videos[videos >= 0], batch["media"]) if batch["media"] else {}
-        positions = self.family.position_ids(self.base, leaders | media)
-        packed = {name: batch[name].flatten()[packing.source][None] for name in PER_TOKEN if name in batch}
-        del packed["attention_mask"]  # nothing is padded
-        inputs = packed | media | {"position_ids": packed_positions(packing, positions), "segments": packing.segments}
-        return self.family.hidden(self.base, inputs)[0, packing.where[response_mask(batch["labels"])]]
+        return score(self.base if net is None else net, self.family, batch, features, self.share_prefix)
 
     @torch.no_grad()
     def guard_first_step(self, batch: Any, logps: Logps) -> None:
@@ -203,7 +208,7 @@ class VideoLMModule(TrainablesModule):
         if self.check_video and not self.video_guarded and batch["media"]:
             self.video_guarded = True
             blank = {k: torch.zeros_like(v) if k.startswith("pixel_values") else v for k, v in batch["media"].items()}
-            check_video_matters(logps.tokens, self.logps(batch, self.encode(blank)).tokens)
+            check_video_matters(logps.tokens, self.logps(batch, self.family.encode(self.base, blank)).tokens)
 
     def generate(self, batch: PromptBatch, num_candidates: int = 1) -> list[tuple[str, bool]]:
         """Answer prompts; a prompt's video is encoded once, and the prompt read once, for all its candidates.
@@ -221,7 +226,7 @@ class VideoLMModule(TrainablesModule):
         """
         if num_candidates > 1 and self.temperature is None:
             raise ValueError("without a temperature all candidates are the likeliest answer; set temperature: 1.0")
-        inputs = self.video_inputs(batch, self.encode(batch["media"]))
+        inputs = video_inputs(self.family, batch, self.encode(batch))
         addresses = [(self.seed, self.purpose, record["id"]) for record in batch["records"]]
         limits = (self.max_new_tokens, self.temperature, self.top_p)
         was_training = self.net.training
@@ -273,7 +278,7 @@ class VideoLMModule(TrainablesModule):
 
     def answer(self, batch: QuestionBatch, stage: str) -> dict[str, Any]:
         """Choose the option that is likeliest as a whole response."""
-        scores = self.logps(batch, self.encode(batch["media"])).sums
+        scores = self.logps(batch, self.encode(batch)).sums
         kinds = [str(record.get("meta", {}).get("kind", "question")) for record in batch["records"]]
         answers: Any = self.answers[stage]
         answers.update(scores, batch["question_index"], batch["answer"], kinds)

@@ -1,4 +1,4 @@
-"""Direct preference optimisation against the same network with its adapter off, and losses without a reference."""
+"""Direct preference optimisation: pairs scored by policy and reference, and losses that need no reference."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +9,6 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from lit_vpo.batch import PreferenceBatch
-from lit_vpo.lora import refuse_unrestorable
 from lit_vpo.losses import (
     REDUCTIONS,
     DPOLoss,
@@ -23,13 +22,13 @@ from lit_vpo.losses import (
     over_window,
 )
 from lit_vpo.metrics import PreferenceMetrics
-from lit_vpo.modules.base import IGNORED, Features, VideoLMModule
+from lit_vpo.modules.base import IGNORED
 from lit_vpo.modules.guards import check_finite, check_ln2, check_same_as_reference
-from lit_vpo.reference import adapter_off
+from lit_vpo.modules.referenced import ReferencedModule
+from lit_vpo.modules.scoring import Features
 
 Stage = Literal["fit", "val", "test"]
 _STAGES: tuple[Stage, ...] = ("fit", "val", "test")
-_PER_ROW = ("input_ids", "attention_mask", "labels", "video_index", "mm_token_type_ids")
 _AGAINST_REFERENCE = ("kl", "logps_drift/chosen", "logps_drift/rejected")  # metrics that mean nothing without one
 
 
@@ -46,9 +45,11 @@ class PairLogps(NamedTuple):
 
     policy: Logps  # R rows: chosen, rejected 1 to K - 1, then ground truth
     reference: Logps | None  # K B rows: the same without ground truth; None for losses that need none
+    roles: list[Scored]  # the compared roles, B rows each
+    ground_truth: Logps | None  # B rows, where the batch has them
 
 
-class DPOModule(VideoLMModule):
+class DPOModule(ReferencedModule):
     """Raises the likelihood of chosen over rejected, relative to the reference or without one.
 
     Videos are encoded once per batch; all roles and the reference share them. What is minimised is
@@ -56,8 +57,7 @@ class DPOModule(VideoLMModule):
     rejected response.
 
     Args:
-        model: See `VideoLMModule`; with a loss that needs a reference `tuning` must be `lora`, because the reference is
-            the network without its adapter.
+        model: See `ReferencedModule`.
         loss: Of each record, from its chosen and rejected responses; see `lit_vpo.losses`.
         nll_weight: Weight of the chosen responses' negative log-likelihood (TEMPLE's released recipe: 1).
         nll_reduction: `token` averages over all tokens of an optimizer step, `sample` over its responses; either is the
@@ -65,10 +65,10 @@ class DPOModule(VideoLMModule):
         ce_weight: Weight of the ground truth's cross-entropy (video-SALMONN 2: 0.1); needs ground-truth rows.
         ce_reduction: As `nll_reduction`.
         reference_tolerance: Largest difference of policy and reference on a token before the first step.
-        kwargs: The other arguments of `VideoLMModule` (configurations list them by name).
+        kwargs: The other arguments of `ReferencedModule` (configurations list them by name).
 
     Raises:
-        ValueError: As `VideoLMModule`, or for another tuning, a negative weight, an unknown reduction.
+        ValueError: As `ReferencedModule`, or for a negative weight, an unknown reduction.
     """
 
     def __init__(
@@ -82,13 +82,10 @@ class DPOModule(VideoLMModule):
         reference_tolerance: float = 1e-4,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, **kwargs)
+        loss = DPOLoss() if loss is None else loss
+        super().__init__(model, needs_reference=loss.needs_reference, **kwargs)
         self.save_hyperparameters(ignore=IGNORED)
-        self.loss: PreferenceLoss = DPOLoss() if loss is None else loss
-        if self.tuning != "lora" and self.loss.needs_reference:
-            raise ValueError(
-                f"DPOModule needs tuning: lora (its reference is the adapter switched off), got {self.tuning!r}"
-            )
+        self.loss: PreferenceLoss = loss
         if not (nll_weight >= 0 and ce_weight >= 0):
             raise ValueError(f"nll_weight and ce_weight must be >= 0, got {nll_weight} and {ce_weight}")
         for reduction in (nll_reduction, ce_reduction):
@@ -106,86 +103,56 @@ class DPOModule(VideoLMModule):
         )
 
     @override
-    def build(self) -> Any:
-        net = super().build()
-        if self.loss.needs_reference:
-            refuse_unrestorable(net)
-        return net
-
-    @override
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if not self.loss.needs_reference:
+        if self.reference is None:
             rank_zero_info(
                 f"{type(self.loss).__name__} needs no reference: it is never run, and the checks at step 0 that "
                 "policy = reference and that the loss is ln 2 are off"
             )
 
-    def reference_hash(self) -> str:
-        """Content hash of the reference: the frozen weights."""
-        return self.frozen_hash
-
     def pair_logps(self, batch: PreferenceBatch, features: Features) -> PairLogps:
-        """Score every row under the policy, chosen and rejected under the reference where the loss needs it."""
-        policy = self.logps(batch, features)
-        return PairLogps(policy, self.reference_logps(batch, features) if self.loss.needs_reference else None)
-
-    @torch.no_grad()
-    def reference_logps(self, batch: PreferenceBatch, features: Features) -> Logps:
-        """Score the compared rows (no ground truth) under the reference: the network with its adapter off.
-
-        Args:
-            batch: B records with K compared roles.
-            features: From `encode`.
-
-        Returns:
-            Of K B rows.
-        """
-        with adapter_off(self.net):
-            return self.logps(compared(batch), features)
-
-    def scored(self, batch: PreferenceBatch, logps: PairLogps) -> list[Scored]:
-        """The roles that the loss compares: chosen, then as many rejected ones as it wants.
+        """Score every row under the policy, chosen and rejected under the reference where the loss needs it.
 
         Raises:
-            ValueError: If the batch has another number of them.
+            ValueError: If the batch has other roles than the loss compares.
         """
+        self.loss.check(batch)
+        policy = self.logps(batch, features)
+        reference = self.reference_logps(batch, features) if self.loss.needs_reference else None
         size = len(batch["records"])
-        policy = blocks(logps.policy, size)[: num_compared(batch)]
-        reference: list[Any] = [None] * len(policy) if logps.reference is None else blocks(logps.reference, size)
-        roles = [Scored(*pair) for pair in zip(policy, reference, strict=True)]
-        if len(roles) != 1 + self.loss.num_rejected:
-            raise ValueError(
-                f"{type(self.loss).__name__} compares chosen with {self.loss.num_rejected} rejected responses, the "
-                f"batch has {len(roles) - 1}: set data.num_negatives: {self.loss.num_rejected}"
-            )
-        return roles
+        of_policy = blocks(policy, size)
+        ground_truth = of_policy.pop() if batch["has_ground_truth"] else None
+        of_reference: list[Any] = [None] * len(of_policy) if reference is None else blocks(reference, size)
+        roles = [Scored(*pair) for pair in zip(of_policy, of_reference, strict=True)]
+        return PairLogps(policy, reference, roles, ground_truth)
 
     @override
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        logps = self.pair_logps(batch, self.encode(batch["media"]))
+        logps = self.pair_logps(batch, self.encode(batch))
         parts = self.objective(batch, logps)
         self.guard_pairs(batch, logps, parts["loss/dpo"].value)
-        self.gather("fit", batch, logps, parts)
+        self.gather("fit", logps, parts)
         total = self.total(batch, parts)
-        self.log("loss/total", total, prog_bar=True, batch_size=len(batch["records"]))
+        weighted = sum(self.terms[name].weight * mean.value.detach() for name, mean in parts.items())
+        self.log("loss/total", weighted, prog_bar=True, batch_size=len(batch["records"]))
         return total
 
     def objective(self, batch: PreferenceBatch, logps: PairLogps) -> dict[str, Mean]:
         """The terms of the loss, unweighted; NLL and CE are computed even where their weight is 0.
 
         Raises:
-            ValueError: If the ground truth has a weight and the batch has no such rows, or as `scored`.
+            ValueError: If the ground truth has a weight and the batch has no such rows.
         """
-        losses = self.loss(*self.scored(batch, logps))
-        policy = blocks(logps.policy, len(losses))
-        parts = {"loss/dpo": Mean(losses.sum(), losses.new_tensor(len(losses)))}
-        texts = {"loss/nll_chosen": policy[0]}
-        if batch["has_ground_truth"]:
-            texts["loss/ce_ground_truth"] = policy[-1]
+        weight = batch["weight"]
+        parts = {"loss/dpo": Mean((weight * self.loss(*logps.roles)).sum(), weight.sum())}
+        texts = {"loss/nll_chosen": logps.roles[0].policy}
+        if logps.ground_truth is not None:
+            texts["loss/ce_ground_truth"] = logps.ground_truth
         elif self.terms["loss/ce_ground_truth"].weight:
             raise ValueError("ce_weight needs ground-truth rows: set data.with_ground_truth: true, or ce_weight: 0")
-        return parts | {name: nll(own.sums, own.lengths, self.terms[name].reduction) for name, own in texts.items()}
+        reductions = {name: self.terms[name].reduction for name in texts}
+        return parts | {name: nll(own.sums, own.lengths, reductions[name], weight) for name, own in texts.items()}
 
     def total(self, batch: PreferenceBatch, parts: dict[str, Mean]) -> Tensor:
         """The batch's share of what the optimizer step minimises, ()."""
@@ -216,9 +183,9 @@ class DPOModule(VideoLMModule):
         self.guard_first_step(batch, logps.policy)
 
     @torch.no_grad()
-    def gather(self, stage: Stage, batch: PreferenceBatch, logps: PairLogps, parts: dict[str, Mean]) -> Tensor:
+    def gather(self, stage: Stage, logps: PairLogps, parts: dict[str, Mean]) -> Tensor:
         """Add a batch to the metrics of a stage; returns the margins of the rewards, (B,)."""
-        chosen, rejected = self.scored(batch, logps)[:2]
+        chosen, rejected = logps.roles[:2]
         sums = [role.policy.sums for role in (chosen, rejected)]
         sums += [torch.zeros_like(sums[0]) if r.reference is None else r.reference.sums for r in (chosen, rejected)]
         rewards = self.loss.rewards(chosen), self.loss.rewards(rejected)
@@ -233,8 +200,8 @@ class DPOModule(VideoLMModule):
     def evaluate_objective(self, batch: Any, stage: Literal["val", "test"]) -> dict[str, Any]:
         if batch["kind"] != "preference":
             return super().evaluate_objective(batch, stage)
-        logps = self.pair_logps(batch, self.encode(batch["media"]))
-        return {"margins": self.gather(stage, batch, logps, self.objective(batch, logps))}
+        logps = self.pair_logps(batch, self.encode(batch))
+        return {"margins": self.gather(stage, logps, self.objective(batch, logps))}
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -255,14 +222,3 @@ class DPOModule(VideoLMModule):
             self.log_dict({f"{prefix}{name}": value for name, value in values.items() if name not in unknown})
         for metric in (pairs, *losses.values()):
             metric.reset()
-
-
-def num_compared(batch: PreferenceBatch) -> int:
-    """Roles of a batch that are compared: all but the ground truth."""
-    return len(batch["labels"]) // len(batch["records"]) - batch["has_ground_truth"]
-
-
-def compared(batch: PreferenceBatch) -> Any:
-    """The batch without its ground-truth rows."""
-    rows = num_compared(batch) * len(batch["records"])
-    return {name: value[:rows] if name in _PER_ROW else value for name, value in dict[str, Any](batch).items()}

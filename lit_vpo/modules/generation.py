@@ -93,13 +93,15 @@ def generate(
     if temperature is not None:
         each = [(*address, c) if c else address for address in addresses for c in range(num_candidates)]
         processors.append(AddressedSampling(each, temperature, top_p))
-    rows = prefilled(net, family, inputs, num_candidates)
+    rows = prefilled(net, family, inputs, num_candidates, max_new_tokens)
     ids = net.generate(**rows, generation_config=settings, logits_processor=processors)
     answers = ids[:, inputs["input_ids"].shape[1] :].tolist()
     return [_text(tokenizer, answer) for answer in answers]
 
 
-def prefilled(net: Any, family: Family, inputs: dict[str, Any], num_candidates: int) -> dict[str, Any]:
+def prefilled(
+    net: Any, family: Family, inputs: dict[str, Any], num_candidates: int, max_new_tokens: int
+) -> dict[str, Any]:
     """Prompts whose keys and values are known but for the last token, each repeated for its candidates.
 
     Args:
@@ -107,16 +109,18 @@ def prefilled(net: Any, family: Family, inputs: dict[str, Any], num_candidates: 
         family: As in `generate`.
         inputs: Of R prompts.
         num_candidates: Rows of each prompt.
+        max_new_tokens: As in `generate`.
 
     Returns:
         What `net.generate` goes on from, R * num_candidates rows.
     """
+    from lit_vpo.models.roomy_cache import give_room
+
     positions = family.position_ids(net, inputs)  # (..., R, S)
     # the last token is left for generate(), which wants at least one; no video stands there
     known = {name: value[:, :-1] if name in PER_TOKEN else value for name, value in inputs.items()}
     cache = family.prefill(net, known | {"position_ids": positions[..., :-1]})
-    if num_candidates > 1:
-        cache.batch_repeat_interleave(num_candidates)
+    give_room(cache, num_candidates, max_new_tokens + 1)
     rows = {name: inputs[name].repeat_interleave(num_candidates, 0) for name in ("input_ids", "attention_mask")}
     return rows | {"position_ids": positions.repeat_interleave(num_candidates, -2), "past_key_values": cache}
 

@@ -1,9 +1,14 @@
 """Guards that stop a wrong run at its first step; each says what is wrong and where to look."""
 
 import math
+from typing import Any
 
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
+
+from lit_vpo.models.registry import video_token
 
 
 def check_finite(logps: Tensor, name: str) -> None:
@@ -127,3 +132,59 @@ def switch_dropout_off(net: nn.Module) -> int:
                 setattr(module, name, 0.0)
                 changed += 1
     return changed
+
+
+def check_rows(batch: Any, features: list[Tensor], config: Any, needs_token_types: bool) -> None:
+    """Every row holds as many placeholders as its video has features, and fits the model whole.
+
+    Args:
+        batch: Rows (`lit_vpo.batch.Rows`).
+        features: (num_tokens, ...) of each of the V videos.
+        config: Of the network.
+        needs_token_types: Whether the family places videos by `mm_token_type_ids`.
+
+    Raises:
+        ValueError: If they differ, if a row was cut or is longer than the model's positions, or if token types are
+            missing where the family places videos by them.
+    """
+    lengths = [len(each) for each in features]
+    expected = [lengths[video] if video >= 0 else 0 for video in batch["video_index"].tolist()]
+    found = (batch["input_ids"] == video_token(config)).sum(1).tolist()
+    if found != expected:
+        raise ValueError(
+            f"rows hold {found} video placeholders where their videos make {expected} features: was a row truncated? "
+            "Media must never be cut; lower num_frames or size instead"
+        )
+    longest, most = batch["input_ids"].shape[1], config.get_text_config().max_position_embeddings
+    if longest > most:
+        raise ValueError(
+            f"a row of {longest} tokens is longer than the model's {most} positions; lower num_frames or size (videos "
+            f"take {max(lengths)} tokens here), or leave out the longest responses"
+        )
+    if needs_token_types and features and "mm_token_type_ids" not in batch:
+        raise ValueError(
+            "the batch has no mm_token_type_ids, without which this family's positions are silently those of text; "
+            "let the model's own processor make them (lit_vpo.datamodules.Collator does)"
+        )
+
+
+def check_windows(trainer: Trainer) -> None:
+    """Batches carry what their optimizer step holds, which the loader knows for a fixed accumulation alone.
+
+    Args:
+        trainer: When training starts.
+
+    Raises:
+        ValueError: If the accumulation changes in the course of training, or an epoch is limited within a step.
+    """
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ValueError(
+            "means over an optimizer step need a fixed accumulation: set trainer.accumulate_grad_batches instead of a "
+            "GradientAccumulationScheduler that changes it"
+        )
+    accumulate, num_batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    if trainer.limit_train_batches != 1.0 and num_batches % accumulate:
+        raise ValueError(
+            f"trainer.limit_train_batches cuts the epoch to {num_batches} batches, no multiple of "
+            f"accumulate_grad_batches ({accumulate}), so its last step would be weighed wrongly; make it a multiple"
+        )

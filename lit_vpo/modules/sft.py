@@ -37,19 +37,19 @@ class SFTModule(VideoLMModule):
 
     @override
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
-        logps = self.logps(batch, self.encode(batch["media"]))
+        logps = self.logps(batch, self.encode(batch))
         self.guard_first_step(batch, logps)
         mean = nll(logps.sums, logps.lengths, self.reduction, batch["weight"])
         loss = over_window(mean, batch.get("window"), "ground_truth", self.reduction)
         self.gather("fit", logps)
-        self.log("loss/total", loss, prog_bar=True, batch_size=len(batch["records"]))
+        self.log("loss/total", mean.value.detach(), prog_bar=True, batch_size=len(batch["records"]))
         return loss
 
     @override
     def evaluate_objective(self, batch: Any, stage: Literal["val", "test"]) -> dict[str, Any]:
         if batch["kind"] != "instruction":
             return super().evaluate_objective(batch, stage)
-        logps = self.logps(batch, self.encode(batch["media"]))
+        logps = self.logps(batch, self.encode(batch))
         self.gather(stage, logps)
         return {"logps": logps.sums}
 

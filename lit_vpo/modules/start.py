@@ -103,7 +103,7 @@ def _merged(state: dict[str, Tensor], own: dict[str, Tensor], scaling: float | N
     """Whole weights in place of adapter matrices: W + s B A, in fp32."""
     whole = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
     for name, a in state.items():
-        if ".lora_A." in name:
+        if ".lora_A.default." in name:  # a second adapter is a reference, no part of the policy
             assert scaling is not None
             target = name.removeprefix("base_model.model.").replace(".lora_A.default.", ".")
             b = state[name.replace(".lora_A.", ".lora_B.")]

@@ -72,6 +72,12 @@ class TrainablesModule(LightningModule):
         """The network (a `PeftModel` around it where there is an adapter); None before `configure_model`."""
         return self.net
 
+    @property
+    def number_format(self) -> str:
+        """What the network computes in: format of its weights and of autocast, which cached results belong to."""
+        precision = "" if self._trainer is None else f"-{self._trainer.precision}"
+        return f"{self.dtype_name}{precision}"
+
     @property  # type: ignore[misc]  # read-only on purpose
     @override
     def strict_loading(self) -> bool:
@@ -115,16 +121,20 @@ class TrainablesModule(LightningModule):
         """Names of the trained tensors in this module's state."""
         return [name for name, p in self.named_parameters() if p.requires_grad]
 
+    def kept_names(self) -> list[str]:
+        """Names of the tensors that a checkpoint holds: the trained ones."""
+        return self.trainable_names()
+
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        names = self.trainable_names()
-        checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in names}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in self.kept_names()}
         checkpoint["lit_vpo"] = {"frozen_hash": self.frozen_hash, "settings": self.settings()}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()  # `load_from_checkpoint` comes here first
-        check_keys(checkpoint["state_dict"], self.trainable_names())
+        check_keys(checkpoint["state_dict"], self.kept_names())
         ours = checkpoint.get("lit_vpo", {})
         different = {
             k: (v, self.settings().get(k)) for k, v in ours.get("settings", {}).items() if self.settings().get(k) != v

@@ -6,6 +6,7 @@ import torch
 from lit_vpo.callbacks import MemoryReport, memory
 from lit_vpo.callbacks.memory import states_of
 from lit_vpo.memory import estimate_memory, load_of
+from lit_vpo.models.registry import video_token
 from lit_vpo.modules import DPOModule
 
 
@@ -18,7 +19,7 @@ def test_estimate_before_and_measurement_after(make_batch, tmp_path, monkeypatch
     trainer = pl.Trainer(default_root_dir=tmp_path, max_steps=3, callbacks=[report], **settings)
     trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
     assert "from the first batch" in said[0] and "activations" in said[0]
-    load = load_of(batches[1], shared=True)
+    load = load_of(batches[1], True, video_token(module.base.config))
     assert report.estimate == estimate_memory(module, module.base.get_decoder(), load)
     assert f"{report.estimate.total / 2**30:.3f} GiB" in said[1] and "resident memory" in said[1]
     assert len(said) == 2

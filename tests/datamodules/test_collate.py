@@ -292,16 +292,30 @@ def test_chosen_may_be_rejected_on_another_view(llava):
         Collator(llava, "preference", num_negatives=2).check(record(0, media={"end_s": 1.0}, negatives=negatives))
 
 
+def test_either_response_may_look_at_a_view_of_its_own(llava):
+    collator = Collator(llava, "preference")
+    same = record(0, chosen="a cat", rejected="a cat", views={"rejected": {"frame_order": [1, 0]}})
+    collator.check(same)
+    assert [row.media for row in collator.responses(same)] == [{}, {"frame_order": [1, 0]}]
+    with pytest.raises(BadSample, match="chosen = rejected"):
+        collator.check(same | {"views": {name: {"frame_order": [1, 0]} for name in ("chosen", "rejected")}})
+
+
+def test_texts_that_are_the_same_tokens_make_no_pair(llava, monkeypatch):
+    collator = Collator(llava, "preference")
+    monkeypatch.setattr(collator, "_tokenize", lambda texts: [[len(text)] for text in texts])
+    with pytest.raises(BadSample, match="chosen = rejected as tokens"):
+        collator.check(record(0, chosen="a cat", rejected="a dog"))
+    collator.check(record(0, chosen="a cat", rejected="two dogs"))
+
+
 def test_counts_are_the_tokens_that_labels_hold(processor, decoded):
     for kind, roles in (("instruction", ["ground_truth"]), ("preference", ["chosen", "rejected", "ground_truth"])):
         collator = Collator(processor, kind, with_ground_truth=True)
         batch = collator(examples(decoded, weight=2))
         lengths = (batch["labels"] != -100).sum(1).view(len(roles), 3)
-        weight = 2 if kind == "instruction" else 1
         for n, (rec, _) in enumerate(examples(decoded, weight=2)):
-            expected = {
-                role: (weight, weight * int(lengths[k, n])) for k, role in enumerate(roles) if role != "rejected"
-            }
+            expected = {role: (2, 2 * int(lengths[k, n])) for k, role in enumerate(roles) if role != "rejected"}
             assert collator.counts(rec) == expected
     assert Collator(processor, "prompt").counts(record(0)) == {}
 

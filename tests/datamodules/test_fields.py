@@ -42,3 +42,17 @@ def test_a_negative_is_a_text_and_perhaps_a_view(negatives, field):
         check_fields({"negatives": negatives}, "here")
     good = {"text": "a dog", "media": {"frame_order": [1, 0], "start_s": 0.5, "end_s": None}}
     check_fields({"negatives": [{"text": "a cat"}, good]}, "here")
+
+
+@pytest.mark.parametrize(
+    ("views", "field"),
+    [
+        ({"negatives": {}}, "views"),
+        ({"rejected": {"video": "other.mp4"}}, "views.rejected"),
+        ({"chosen": {"end_s": "1"}}, "views.chosen.end_s"),
+    ],
+)
+def test_views_are_of_chosen_and_rejected(views, field):
+    with pytest.raises(ValueError, match=f"here, field '{field}'"):
+        check_fields({"views": views}, "here")
+    check_fields({"views": {"rejected": {"frame_order": [1, 0]}}}, "here")

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from lit_vpo.lora import lora_layers
-from lit_vpo.models import load_model, shared_prefix, tiny_names
-from lit_vpo.models.registry import families
+from lit_vpo.models import feature_cache, load_model, shared_prefix, tiny_names
+from lit_vpo.models.registry import families, video_token
 from lit_vpo.models.shared_prefix import Segment
-from lit_vpo.modules import DPOModule, TowerModule
+from lit_vpo.modules import DPOModule, SFTModule, TowerModule, scoring
 from lit_vpo.modules.generation import generate
+from lit_vpo.modules.scoring import video_inputs
 
 NAMES = tiny_names()
 FPS = [2.0, 8.0]  # the seconds of a grid step differ, and with them the positions of families that read them
@@ -61,7 +62,7 @@ def pixels_of(media, index):
 
 
 def logps_of(module, batch, features=None, share=True):
-    features = module.encode(batch["media"]) if features is None else features
+    features = module.encode(batch) if features is None else features
     module.share_prefix = share
     try:
         return module.logps(batch, features)
@@ -128,6 +129,16 @@ def test_a_row_of_text_alone_beside_a_video(module, make_batch):
 
 
 @torch.no_grad()
+def test_a_video_after_different_words(module, make_batch):
+    """A system turn stands before the video: rows of one clip then have no trunk with it in common."""
+    turn = {"role": "system", "content": "be brief"}
+    batch = make_batch("preference", module.model, fps=FPS, one_clip=True, each=[{}, {"history": [turn]}])
+    assert batch["video_index"].tolist() == [0] * 4 and len(batch["video_keys"]) == 1
+    shared, separate = (logps_of(module, batch, share=share).tokens for share in (True, False))
+    torch.testing.assert_close(shared, separate, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_seconds_matter_and_belong_to_their_video(module, batch):
     names = [name for name in SECONDS if name in batch["media"]]
     if not names:
@@ -140,7 +151,7 @@ def test_seconds_matter_and_belong_to_their_video(module, batch):
 
 @torch.no_grad()
 def test_two_videos_of_one_batch_do_not_see_each_other(module, batch):
-    features = module.encode(batch["media"])
+    features = module.encode(batch)
     before = logps_of(module, batch, features)
     after = logps_of(module, batch, [features[0], features[1] + 1])
     first = batch["video_index"][before.rows] == 0
@@ -166,10 +177,21 @@ def test_a_wrong_mask_shows(module, batch, monkeypatch):
 @torch.no_grad()
 def test_wrong_positions_show(module, batch, monkeypatch):
     right = logps_of(module, batch).tokens
-    monkeypatch.setattr(  # a branch goes on where the one before it ended
-        "lit_vpo.modules.base.packed_positions", lambda packing, leaders: torch.arange(len(packing.source))[None]
-    )
-    assert (logps_of(module, batch).tokens - right).abs().max() > 1e-3
+    positions = scoring.packed_positions
+
+    def shifted(packing, leaders):  # the second branch goes on where the first one ended
+        result, start = positions(packing, leaders), 0
+        for trunk, branches in packing.segments:
+            second = start + trunk + branches[0]
+            start += trunk + sum(branches)
+            result[..., second:start] += branches[0]
+        return result
+
+    monkeypatch.setattr(scoring, "packed_positions", shifted)
+    wrong = logps_of(module, batch)
+    rejected = wrong.rows >= len(batch["records"])
+    assert (wrong.tokens - right)[rejected].abs().max() > 1e-3
+    assert torch.equal(wrong.tokens[~rejected], right[~rejected])
 
 
 @torch.no_grad()
@@ -177,6 +199,23 @@ def test_blanking_the_video_shows(module, batch):
     blank = {k: torch.zeros_like(v) if k.startswith("pixel_values") else v for k, v in batch["media"].items()}
     right = logps_of(module, batch).tokens
     assert (logps_of(module, batch | {"media": blank}).tokens - right).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_rows_that_do_not_fit_their_videos_are_refused(module, batch, monkeypatch, share):
+    monkeypatch.setattr(module, "share_prefix", share)
+    names = [name for name in (*PER_TOKEN, "labels") if name in batch]
+    token = video_token(module.base.config)
+    place = int((batch["input_ids"][0] == token).long().argmax())
+    cut = {name: torch.cat([batch[name][:, :place], batch[name][:, place + 1 :]], 1) for name in names}
+    with pytest.raises(ValueError, match="was a row truncated"):
+        module.encode(batch | cut)
+    if module.family.needs_token_types:
+        with pytest.raises(ValueError, match="no mm_token_type_ids"):
+            module.encode({name: value for name, value in batch.items() if name != "mm_token_type_ids"})
+    monkeypatch.setattr(module.base.config.get_text_config(), "max_position_embeddings", 20)
+    with pytest.raises(ValueError, match="longer than the model's 20 positions"):
+        module.encode(batch)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,7 +228,7 @@ def test_gradient_checkpointing_changes_nothing(make_batch, name):
         if checkpointing:
             module.base.gradient_checkpointing_enable({"use_reentrant": False})
             assert module.base.is_gradient_checkpointing
-        module.logps(batch, module.encode(batch["media"])).sums.sum().backward()
+        module.logps(batch, module.encode(batch)).sums.sum().backward()
         grads.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
     torch.testing.assert_close(*grads)
 
@@ -215,6 +254,29 @@ def test_generation_from_encoded_videos_equals_generation_from_pixels(module, ma
     assert answers.unique(dim=0).shape == answers.shape  # two videos, two answers
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_cached_features_are_those_of_the_tower_and_carry_the_projectors_gradients(make_batch, tmp_path, name):
+    batch, online = make_batch("preference", name, fps=FPS), SFTModule(name, tuning="full")
+    cached = SFTModule(name, tuning="full", feature_cache=str(tmp_path / "features"))
+    layers, results = [], []
+    for module in (online, cached):
+        module.configure_model()
+        amplify(module.net)
+        module.setup("fit")
+    for layer in feature_cache._layers(cached.base, cached.family):  # what is inside a layer runs only if it does
+        next(layer.children()).register_forward_hook(lambda *_: layers.append(1))
+    for module in (online, cached, cached):
+        module.zero_grad()
+        features = torch.cat([each.flatten() for each in module.encode(batch)])
+        (features * torch.linspace(-1, 1, len(features))).sum().backward()
+        grads = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        results.append((features.detach(), torch.cat(grads), len(layers)))
+    assert 0 < results[1][2] == results[2][2]
+    for features, grads, _ in results[1:]:
+        torch.testing.assert_close(features, results[0][0], atol=1e-5, rtol=1e-5)
+        assert (grads - results[0][1]).norm() < 1e-5 * results[0][1].norm()
+
+
 class Counted:
     """How often the tower ran, and the shapes of the tokens that the language model saw."""
 
@@ -238,7 +300,7 @@ def test_candidates_are_separate_samples_and_cost_one_prompt(module, make_batch,
     monkeypatch.setattr(module, "temperature", 1.0)
     batch = make_batch("prompt", module.model, fps=FPS)
     width, addresses = batch["input_ids"].shape[1], [(0, "generate", record["id"]) for record in batch["records"]]
-    inputs = module.video_inputs(batch, module.encode(batch["media"]))
+    inputs = video_inputs(module.family, batch, module.encode(batch))
     settings = (module.base.eval(), module.family, inputs, module.processor.tokenizer, 8, 1.0, 1.0)
     separate = [module.generate(batch)]  # candidate 0 is what one candidate is
     separate += [generate(*settings, [(*address, number) for address in addresses]) for number in (1, 2)]

@@ -6,6 +6,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_vpo.lora import LoRASettings
 from lit_vpo.modules import DPOModule, SFTModule
+from lit_vpo.modules.scoring import video_inputs
 
 SMALL = LoRASettings(r=4, alpha=8)
 
@@ -50,7 +51,7 @@ def test_holds_trainables_only_and_opens_with_weights_only(trained, trainer, loa
 
 def test_dpo_checkpoint_opens_with_weights_only(trained):
     path, _ = trained(DPOModule("tiny_llava_onevision", lora=SMALL), "preference", steps=1)
-    assert set(torch.load(path, weights_only=True)["lit_vpo"]) == {"frozen_hash", "settings"}
+    assert set(torch.load(path, weights_only=True)["lit_vpo"]) == {"frozen_hash", "settings", "reference_hash"}
 
 
 def test_wrong_keys_are_refused_by_name(trained, trainer, loader, make_batch, tmp_path):
@@ -92,7 +93,7 @@ def test_other_base_is_refused(trained, trainer, loader, make_batch):
 
 def logits(module, batch):
     with torch.no_grad():
-        return module.net(**module.video_inputs(batch, module.encode(batch["media"]))).logits
+        return module.net(**video_inputs(module.family, batch, module.encode(batch))).logits
 
 
 def test_init_from_starts_where_the_other_run_ended(trained, make_batch):

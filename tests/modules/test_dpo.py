@@ -48,7 +48,7 @@ def test_loss_equals_rows_taken_one_by_one(make_batch, name):
         policy = torch.stack([row_logps(module, batch, row) for row in range(6)])
         with module.net.disable_adapter():
             reference = torch.stack([row_logps(module, batch, row) for row in range(4)])
-        logps = module.pair_logps(batch, module.encode(batch["media"]))
+        logps = module.pair_logps(batch, module.encode(batch))
         torch.testing.assert_close(logps.policy.sums, policy, atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(logps.reference.sums, reference, atol=1e-4, rtol=1e-5)
         parts = module.objective(batch, logps)
@@ -93,9 +93,9 @@ def test_reference_never_moves_and_flags_return(make_batch, loader, trainer):
     batch = make_batch("preference")
     module = DPOModule("tiny_llava_onevision", lora=SMALL, optimizer=adamw)
     module.configure_model()
-    before = module.pair_logps(batch, module.encode(batch["media"])).reference.sums
+    before = module.pair_logps(batch, module.encode(batch)).reference.sums
     trainer(max_steps=3).fit(module, loader([batch] * 3))
-    after = module.pair_logps(batch, module.encode(batch["media"]))
+    after = module.pair_logps(batch, module.encode(batch))
     assert torch.equal(before, after.reference.sums)
     assert (after.policy.sums[:4] - before).abs().max() > 0.1
     assert all(p.requires_grad == (".lora_" in n) for n, p in module.named_parameters())
@@ -164,7 +164,7 @@ def test_more_negatives_equal_rows_taken_one_by_one(make_batch, name):
         policy = torch.stack([row_logps(module, batch, row) for row in range(10)]).view(5, 2)
         with module.net.disable_adapter():
             reference = torch.stack([row_logps(module, batch, row) for row in range(8)]).view(4, 2)
-        logps = module.pair_logps(batch, module.encode(batch["media"]))
+        logps = module.pair_logps(batch, module.encode(batch))
         assert len(logps.reference.sums) == 8
         parts = module.objective(batch, logps)
         ratios = policy[:4] - reference
@@ -208,7 +208,7 @@ def test_a_loss_without_reference_never_runs_it_and_says_so(make_batch, loader, 
     assert not {"kl", "logps_drift/chosen", "logps_drift/rejected"} & set(seen[0])
     batch = make_batch("preference")
     with torch.no_grad():
-        logps = module.pair_logps(batch, module.encode(batch["media"])).policy
+        logps = module.pair_logps(batch, module.encode(batch)).policy
     means = loss.beta * logps.sums / logps.lengths
     trainer(max_steps=4).validate(module, loader([batch]), verbose=False)
     assert seen[-1]["val/rewards/chosen"] == pytest.approx(means[:2].mean().item(), rel=1e-5)
@@ -244,8 +244,14 @@ def test_evaluation_and_protocols(make_batch, loader, trainer):
 def test_bad_settings(make_batch):
     with pytest.raises(ValueError, match="beta must be > 0, got 0"):
         DPOLoss(beta=0)
-    with pytest.raises(ValueError, match="needs tuning: lora"):
-        DPOModule("tiny_llava_onevision", tuning="full")
+    for reference in ("adapter_off", "second_adapter"):
+        with pytest.raises(ValueError, match=f"reference: {reference} needs tuning: lora, got 'full'"):
+            DPOModule("tiny_llava_onevision", tuning="full", reference=reference)
+    with pytest.raises(ValueError, match="reference must be one of adapter_off, second_adapter, frozen_copy"):
+        DPOModule("tiny_llava_onevision", reference="off")
+    for more in ({"reference": "adapter_off"}, {"reference_cache": "cache"}):
+        with pytest.raises(ValueError, match="the loss needs no reference"):
+            DPOModule("tiny_llava_onevision", loss=losses.SimPOLoss(), **more)
     with pytest.raises(ValueError, match="must be >= 0"):
         DPOModule("tiny_llava_onevision", nll_weight=-1)
     with pytest.raises(ValueError, match="reduction must be one of"):
@@ -254,4 +260,41 @@ def test_bad_settings(make_batch):
     module.configure_model()
     batch = make_batch("preference")
     with pytest.raises(ValueError, match="needs ground-truth rows"):
-        module.objective(batch, module.pair_logps(batch, module.encode(batch["media"])))
+        module.objective(batch, module.pair_logps(batch, module.encode(batch)))
+
+
+def test_a_record_of_weight_0_counts_nothing_and_weights_weigh(make_batch):
+    module = DPOModule("tiny_llava_onevision", loss=losses.HingeLoss(), nll_weight=0.5, lora=SMALL)
+    module.configure_model()
+    with torch.no_grad():
+        [p.add_(0.05) for n, p in module.named_parameters() if "lora_B" in n]
+    batch = make_batch("preference")
+
+    def parts(**more):
+        rows = batch | more
+        return {
+            n: float(m.value) for n, m in module.objective(rows, module.pair_logps(rows, module.encode(rows))).items()
+        }
+
+    first, second = (parts(weight=torch.tensor(w)) for w in ([1.0, 0.0], [0.0, 1.0]))
+    assert abs(first["loss/dpo"] - second["loss/dpo"]) > 1e-3
+    mixed = parts(weight=torch.tensor([1.0, 3.0]))
+    assert mixed["loss/dpo"] == pytest.approx((first["loss/dpo"] + 3 * second["loss/dpo"]) / 4)
+    single = make_batch("preference", size=1)
+    alone = module.objective(single, module.pair_logps(single, module.encode(single)))
+    assert float(alone["loss/nll_chosen"].value) == pytest.approx(first["loss/nll_chosen"], rel=1e-5)
+
+
+def test_mdpo_refuses_negatives_that_are_no_corrupted_video(make_batch):
+    module = DPOModule("tiny_llava_onevision", loss=losses.MDPOLoss(), lora=SMALL)
+    module.configure_model()
+    batch = make_batch("preference", num_negatives=2, negatives=NEGATIVES)
+    with pytest.raises(ValueError, match="needs the chosen text on a corrupted video"):
+        module.pair_logps(batch, module.encode(batch))
+    same = make_batch("preference", num_negatives=2, size=1, negatives=[{"text": "a blue square grows, then 0 spins"}])
+    with pytest.raises(ValueError, match="needs the chosen text on a corrupted video"):
+        module.pair_logps(same, module.encode(same))
+    with pytest.raises(
+        ValueError, match=r"compares chosen with 2 rejected responses, the batch has 1: set data.num_neg"
+    ):
+        module.pair_logps(make_batch("preference"), [])

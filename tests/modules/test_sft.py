@@ -9,6 +9,7 @@ from lit_vpo.lora import LoRASettings
 from lit_vpo.models import load_processor
 from lit_vpo.modules import SFTModule
 from lit_vpo.modules.guards import check_ranks_agree
+from lit_vpo.modules.scoring import video_inputs
 
 SMALL = LoRASettings(r=4, alpha=8)
 
@@ -33,7 +34,7 @@ def test_reductions_and_weights(make_batch):
     module = SFTModule("tiny_llava_onevision", reduction="sample")
     module.configure_model()
     module.log = lambda *args, **more: None
-    logits = module.net(**module.video_inputs(batch, module.encode(batch["media"]))).logits
+    logits = module.net(**video_inputs(module.family, batch, module.encode(batch))).logits
     means = [F.cross_entropy(logits[i, :-1], batch["labels"][i, 1:]) for i in range(2)]  # ignore_index is -100
     torch.testing.assert_close(module.training_step(batch, 0), (means[0] + 3 * means[1]) / 4)
 
@@ -107,7 +108,7 @@ def test_question_scores_are_the_options_summed_logps(make_batch):
     batch = make_batch("question")
     module = SFTModule("tiny_llava_onevision", lora=SMALL)
     module.configure_model()
-    logits = module.net(**module.video_inputs(batch, module.encode(batch["media"]))).logits.log_softmax(-1)
+    logits = module.net(**video_inputs(module.family, batch, module.encode(batch))).logits.log_softmax(-1)
     labels = batch["labels"][:, 1:]
     each = logits[:, :-1].gather(2, labels.clamp_min(0)[..., None])[..., 0] * (labels != -100)
     torch.testing.assert_close(module.answer(batch, "val")["option_logps"], each.sum(1), atol=1e-4, rtol=1e-5)
@@ -142,7 +143,7 @@ def test_rows_of_text_alone_stand_in_a_batch_beside_rows_with_a_video(name):
     def sums(chosen):
         batch = collate(chosen)
         with torch.no_grad():
-            return module.logps(batch, module.encode(batch["media"])).sums
+            return module.logps(batch, module.encode(batch)).sums
 
     assert collate(examples)["video_index"].tolist() == [0, -1, 0]
     alone = torch.cat([sums([example]) for example in examples])

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lit_vpo.datamodules import (
     Collator,
@@ -104,3 +105,31 @@ def test_a_run_learns_the_same_with_any_accumulation_even_where_the_epoch_cuts_a
         learned.append({n: p.detach() for n, p in module.named_parameters() if p.requires_grad})
     assert max(float(p.abs().max()) for n, p in learned[0].items() if "lora_B" in n) > 1e-3
     torch.testing.assert_close(learned[0], learned[1], atol=1e-6, rtol=1e-3)
+
+
+def test_steps_that_the_loader_cannot_foresee_are_refused(make_batch, tmp_path):
+    batches = torch.utils.data.DataLoader([make_batch("preference", NAME, with_ground_truth=True)] * 4, batch_size=None)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    quiet |= {"enable_checkpointing": False, "default_root_dir": tmp_path, "max_steps": 2}
+
+    def fit(**more):
+        Trainer(**quiet, **more).fit(make("preference", "token"), batches)
+
+    with pytest.raises(ValueError, match="cuts the epoch to 3 batches, no multiple of accumulate_grad_batches"):
+        fit(limit_train_batches=3, accumulate_grad_batches=2)
+    fit(limit_train_batches=2, accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match="need a fixed accumulation"):
+        fit(callbacks=[GradientAccumulationScheduler({0: 2})])
+
+
+@pytest.mark.parametrize("kind", ["instruction", "preference"])
+def test_what_is_logged_is_the_batchs_own_loss_and_not_its_share_of_the_step(world, rows, kind):
+    module, logged = make(kind, "token"), []
+    module.configure_model()
+    module.guarded = True
+    module.log = lambda name, value, **more: logged.append(float(value))
+    batches = list(loader(world, rows, kind, 2, accumulate=4))[:4]
+    shares = [float(module.training_step(batch, 0)) for batch in batches]
+    alone = [float(module.training_step({k: v for k, v in b.items() if k != "window"}, 0)) for b in batches]
+    assert logged[:4] == pytest.approx(alone) and logged[4:] == pytest.approx(alone)
+    assert max(abs(a - b) for a, b in zip(shares, alone, strict=True)) > 0.01
