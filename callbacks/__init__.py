@@ -11,6 +11,7 @@ from .generations import GenerationWriter
 from .memory import MemoryReport
 from .pair_table import PairTable
 from .pretrained import SavePretrained
+from .resample import PreferenceResampler
 from .rounds import LoRAMergeReinit, ReferenceRefresh, RoundCallback
 from .step import StepCallback
 
@@ -21,6 +22,7 @@ __all__ = [
     "LoRAMergeReinit",
     "MemoryReport",
     "PairTable",
+    "PreferenceResampler",
     "ReferenceRefresh",
     "RoundCallback",
     "SavePretrained",

@@ -8,7 +8,7 @@ from typing_extensions import override
 from lit_vpo.batch import Batch, PromptBatch, QuestionBatch
 from lit_vpo.metrics import OptionAccuracy
 from lit_vpo.models import weights_hash
-from lit_vpo.modules.generation import generate
+from lit_vpo.modules.generation import Decoding, generate
 from lit_vpo.modules.policy import IGNORED, PolicyModule
 from lit_vpo.modules.scoring import video_inputs
 
@@ -52,16 +52,19 @@ class VideoLMModule(PolicyModule):
                 f"num_candidates must be 1, or more with a temperature (without one all are the likeliest answer), got "
                 f"{num_candidates}"
             )
-        self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
+        self.decoding = Decoding(max_new_tokens, temperature, top_p)
         self.num_candidates = num_candidates
         self.answers = torch.nn.ModuleDict({stage: OptionAccuracy() for stage in ("val", "test")})
 
-    def generate(self, batch: PromptBatch, num_candidates: int = 1) -> list[tuple[str, bool]]:
+    def generate(
+        self, batch: PromptBatch, num_candidates: int = 1, decoding: Decoding | None = None
+    ) -> list[tuple[str, bool]]:
         """Answer prompts; a prompt's video is encoded once, and the prompt read once, for all its candidates.
 
         Args:
             batch: Prompts.
             num_candidates: Answers to each; more than one need a temperature.
+            decoding: In place of the module's own.
 
         Returns:
             Per candidate, those of a prompt together, the text, and whether it ended by itself (was not cut at
@@ -70,30 +73,33 @@ class VideoLMModule(PolicyModule):
         Raises:
             ValueError: If candidates could not differ.
         """
-        if num_candidates > 1 and self.temperature is None:
+        decoding = decoding or self.decoding
+        if num_candidates > 1 and decoding.temperature is None:
             raise ValueError("without a temperature all candidates are the likeliest answer; set temperature: 1.0")
         inputs = video_inputs(self.family, batch, self.encode(batch))
         addresses = [(self.seed, self.purpose, record["id"]) for record in batch["records"]]
-        limits = (self.max_new_tokens, self.temperature, self.top_p)
         was_training = self.net.training
         self.net.eval()
         try:
             return generate(
-                self.base, self.family, inputs, self.processor.tokenizer, *limits, addresses, num_candidates
+                self.base, self.family, inputs, self.processor.tokenizer, decoding, addresses, num_candidates
             )
         finally:
             if was_training:
                 self.policy_mode()
 
-    def generations(self, batch: PromptBatch, num_candidates: int = 1) -> list[dict[str, Any]]:
+    def generations(
+        self, batch: PromptBatch, num_candidates: int = 1, decoding: Decoding | None = None
+    ) -> list[dict[str, Any]]:
         """Each prompt's record with `response` and `finished`.
 
         Args:
             batch: Prompts.
             num_candidates: Rows of each prompt; several have an `id` of their own, the prompt's as `prompt_id`, and a
                 number as `candidate`.
+            decoding: In place of the module's own.
         """
-        answers = iter(self.generate(batch, num_candidates))
+        answers = iter(self.generate(batch, num_candidates, decoding))
         rows = []
         for record in batch["records"]:
             for number in range(num_candidates):

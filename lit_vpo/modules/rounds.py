@@ -7,10 +7,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from lit_vpo.batch import PromptBatch
 from lit_vpo.ledger import Ledger, new_ledger
 from lit_vpo.lora import ADAPTER, lora_layers, reset_adapter
 from lit_vpo.models import weights_hash
 from lit_vpo.models.loading import weights_folder
+from lit_vpo.modules.generation import Decoding
 from lit_vpo.modules.guards import check_ranks_agree
 from lit_vpo.modules.policy import IGNORED
 from lit_vpo.modules.referenced import ReferencedModule
@@ -108,6 +110,7 @@ class RoundsModule(ReferencedModule):
         if not self.round_is_over:
             return
         self.round += 1
+        self.purpose = f"generate/round-{self.round}"
         self.cross(self.boundary.merge, self.boundary.new_weight)
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
@@ -135,6 +138,26 @@ class RoundsModule(ReferencedModule):
             self.reference.refresh(self.net, new_weight)
         self.forget_reference()
         rank_zero_info(f"round {self.round}: reference {self.reference_hash()[:12]}")
+
+    def candidates(
+        self, batch: PromptBatch, num_candidates: int, temperature: float, top_p: float
+    ) -> list[dict[str, Any]]:
+        """Answers to draw pairs from, as `generations`; each names the policy that gave it.
+
+        Args:
+            batch: Prompts.
+            num_candidates: Answers to each.
+            temperature: Of the sampling.
+            top_p: Of the sampling.
+        """
+        decoding = Decoding(self.decoding.max_new_tokens, temperature, top_p)
+        return [row | {"model": self.policy_identity} for row in self.generations(batch, num_candidates, decoding)]
+
+    @property
+    def policy_identity(self) -> dict[str, Any]:
+        """Names the policy of this moment in what it writes, without reading its weights."""
+        step = self.trainer.global_step
+        return {"name": self.model, "base": self.base_hash, "reference": self.reference_hash(), "step": step}
 
     def _merge(self, weight: float) -> None:
         assert self.ledger is not None
@@ -175,6 +198,7 @@ class RoundsModule(ReferencedModule):
             ValueError: If the checkpoint has merged adapters and this module keeps no ledger, or one of other layers.
         """
         self.round, ledger = rounds.get("round", 0), rounds.get("ledger", [])
+        self.purpose = f"generate/round-{self.round}" if self.round else type(self).purpose
         if ledger and self.ledger is None:
             raise ValueError("the checkpoint has merged adapters; give the round_steps that it was trained with")
         if self.ledger is not None and (ledger or self.ledger.entries):
