@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python -m lit_vpo
 
-.PHONY: install demo test check bench base clean
+.PHONY: install demo test check bench soak base clean
 install: .venv/installed
 
 .venv/installed: setup.cfg constraints.txt
@@ -22,8 +22,12 @@ check: .venv/installed
 bench: .venv/installed
 	.venv/bin/python benchmarks/motion_world.py
 	.venv/bin/python benchmarks/startup.py
+	.venv/bin/python benchmarks/stream.py
 	.venv/bin/python benchmarks/dpo_step.py --quick
 	.venv/bin/python benchmarks/sampling.py
+
+soak: .venv/installed
+	.venv/bin/python benchmarks/soak.py
 
 base: .venv/installed
 	$(RUN) run experiments/base_model.yaml

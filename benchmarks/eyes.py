@@ -11,9 +11,9 @@ from rich.progress import track
 
 from lit_vpo.batch import IGNORE
 from lit_vpo.datamodules import InstructionDataModule
-from lit_vpo.datamodules.base import Source
 from lit_vpo.datamodules.motion_world.language import PHRASINGS
 from lit_vpo.datamodules.motion_world.scene import COLOURS, DIRECTIONS, SHAPES
+from lit_vpo.datamodules.sources import Source
 from lit_vpo.losses import response_mask
 from lit_vpo.modules import SFTModule
 from lit_vpo.modules.scoring import row_hidden

@@ -1,41 +1,25 @@
 """What the data modules share: sources, loaders, and the processor of the model that will read them."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 
+from .annotations import annotation_overlay
+from .clips import ClipReader
 from .collate import Collator
-from .loader import OnBadSample, ShardLoader
+from .fault_limits import FaultLimits
+from .frame_cache import FrameCache
+from .frames import Backend, check_backend
+from .items import OnBadSample
+from .loader import ShardLoader
 from .manifest import Manifest
-from .overlay import Overlay
+from .mix import Mix
 from .reader import RecordReader
 from .responses import Kind
-
-# the sources of each stage of Lightning; training needs `train`, every other stage one of its own
-STAGES = {
-    "fit": ("train", "val", "val_prompts", "val_questions"),
-    "validate": ("val", "val_prompts", "val_questions"),
-    "test": ("test", "test_prompts", "test_questions"),
-    "predict": ("predict",),
-}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where records come from.
-
-    Attributes:
-        shards: Folder with a manifest (shards, or loose videos indexed where they lie).
-        overlay: JSONL of records keyed by sample; null takes each sample's own json.
-        limit: Keep only the first rows.
-
-    """
-
-    shards: str
-    overlay: str | None = None
-    limit: int | None = None
+from .sampling import Sampling, as_sampling
+from .sources import STAGES, Source, check_sources
 
 
 class VideoShardDataModule(LightningDataModule):
@@ -56,12 +40,26 @@ class VideoShardDataModule(LightningDataModule):
         predict: Rows whose prompts are answered by ``predict``.
         num_frames: Frames of every clip.
         size: Short side of the frames in pixels; null keeps the video's own.
+        sampling: Which frames to look at: a class of ``lit_vpo.datamodules.sampling``, or the name of a rule there;
+            null takes ``num_frames`` uniform ones.
+        frame_cache: Folder that keeps resized frames for the next epochs and rounds; null decodes them anew.
+        frame_cache_gb: Size of that folder at most, in 10^9 bytes.
+        media_root: Folder that the paths in annotation files begin with and that the source's folder stands for.
+        backend: Who decodes frames: ``pyav``, or ``torchcodec`` where it is installed.
         batch_size: Rows of a training batch.
+        tokens_per_batch: Fill a training batch with rows up to so many tokens (each video once, prompt, all responses),
+            whatever ``batch_size`` says; null counts rows.
         rows_per_video: Up to so many training rows of one video stand together, which are decoded and encoded once.
         eval_batch_size: Rows of a batch elsewhere; null takes ``batch_size``.
         num_workers: Processes that decode; 0 decodes in the main process.
         seed: Of the order of the training rows.
+        shuffle_window: Training rows that are shuffled among each other, after shards were; few shards are then in use
+            at a time.
+        world_multiple: Batches of a training epoch are a multiple of it, so that every number of ranks that divides it
+            sees the same ones; the largest are halved to get there.
         on_bad_sample: ``quarantine`` notes an unusable sample and goes on, ``raise`` stops.
+        max_bad_in_a_row: So many unusable samples one after the other go by; one more stops the run.
+        max_bad_fraction: The same as a part of an epoch's samples.
         quarantine: Folder for ``quarantine.jsonl``; null takes the run's folder (the trainer's ``default_root_dir``).
 
     Raises:
@@ -84,17 +82,28 @@ class VideoShardDataModule(LightningDataModule):
         predict: Source | None = None,
         num_frames: int = 16,
         size: int | None = None,
+        sampling: Sampling | str | None = None,
+        frame_cache: str | None = None,
+        frame_cache_gb: float = 50.0,
+        media_root: str | None = None,
+        backend: Backend = "pyav",
         batch_size: int = 8,
+        tokens_per_batch: int | None = None,
         rows_per_video: int = 1,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        shuffle_window: int = 10_000,
+        world_multiple: int = 8,
         on_bad_sample: OnBadSample = "quarantine",
+        max_bad_in_a_row: int = 100,
+        max_bad_fraction: float = 0.5,
         quarantine: str | None = None,
     ) -> None:
         super().__init__()
         numbers = {"num_frames": num_frames, "size": size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        numbers["rows_per_video"] = rows_per_video
+        numbers |= {"rows_per_video": rows_per_video, "tokens_per_batch": tokens_per_batch}
+        numbers |= {"shuffle_window": shuffle_window, "world_multiple": world_multiple}
         for name, number in numbers.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be >= 1, got {number}")
@@ -102,6 +111,7 @@ class VideoShardDataModule(LightningDataModule):
             raise ValueError(f"num_workers must be >= 0, got {num_workers}")
         if on_bad_sample not in ("quarantine", "raise"):
             raise ValueError(f"on_bad_sample must be 'quarantine' or 'raise', got {on_bad_sample!r}")
+        FaultLimits(max_bad_in_a_row, max_bad_fraction)  # refuses wrong numbers now, not when a loader is made
         self.model = model
         self.sources: dict[str, Source | None] = {
             "train": train,
@@ -113,13 +123,23 @@ class VideoShardDataModule(LightningDataModule):
             "test_questions": test_questions,
             "predict": predict,
         }
-        self.num_frames, self.size = num_frames, size
+        check_backend(backend)
+        self.num_frames, self.size, self.backend = num_frames, size, backend
+        self.sampling, self.media_root = as_sampling(num_frames if sampling is None else sampling), media_root
+        self.frame_cache = None if frame_cache is None else FrameCache(frame_cache, frame_cache_gb)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.rows_per_video = rows_per_video
+        self.plan_options: dict[str, Any] = {
+            "rows_per_video": rows_per_video,
+            "tokens_per_batch": tokens_per_batch,
+            "shuffle_window": shuffle_window,
+            "world_multiple": world_multiple,
+        }
+        self.max_bad_in_a_row, self.max_bad_fraction = max_bad_in_a_row, max_bad_fraction
         self.num_workers, self.seed = num_workers, seed
         self.on_bad_sample, self.quarantine = on_bad_sample, quarantine
         self.processor: Any = None
         self.loaders: dict[str, ShardLoader] = {}
+        self._resume: dict[str, Any] | None = None
 
     @property
     def train_loader(self) -> ShardLoader | None:
@@ -131,6 +151,27 @@ class VideoShardDataModule(LightningDataModule):
         """Samples that all loaders so far, of training and evaluation, found unusable."""
         return sum(loader.num_quarantined for loader in self.loaders.values())
 
+    @property
+    def quarantine_counts(self) -> Counter[str]:
+        """The same, by the short name of their reason."""
+        return sum((loader.quarantine.counts() for loader in self.loaders.values()), Counter[str]())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the training loader.
+
+        Lightning saves the loader's state too, but does not load it again where ``configure_optimizers`` has read
+        ``trainer.estimated_stepping_batches`` (Lightning-AI/pytorch-lightning#20550); this one it always loads.
+        """
+        return {} if self.train_loader is None else {"train": self.train_loader.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keep the position for the training loader, which Lightning asks for later (or, if sharded, has asked for)."""
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return  # `validate --ckpt_path` must not move a later fit
+        self._resume = state.get("train")
+        if self._resume is not None and self.train_loader is not None:
+            self.train_loader.load_state_dict(self._resume)
+
     def setup(self, stage: str) -> None:
         """Check the sources that the stage reads, and load the model's processor, once.
 
@@ -141,12 +182,16 @@ class VideoShardDataModule(LightningDataModule):
             ValueError: No source for the stage, or one whose folder is not there.
 
         """
-        _check_sources({name: self.sources[name] for name in STAGES[stage]}, stage)
+        check_sources({name: self.sources[name] for name in STAGES[stage]}, stage)
         self._load_processor()
 
     def train_dataloader(self) -> ShardLoader:
         """The training loader; it holds its position."""
-        return self._loader("train", self.train_collator(), evaluation=False)
+        loader = self._loader("train", self.train_collator(), evaluation=False)
+        if self._resume is not None:
+            loader.load_state_dict(self._resume)
+            self._resume = None
+        return loader
 
     def val_dataloader(self) -> list[ShardLoader]:
         """Main source, captions, questions: those that are given."""
@@ -201,11 +246,16 @@ class VideoShardDataModule(LightningDataModule):
         return self.loaders[name]
 
     def _make_loader(self, source: Source, collator: Collator, evaluation: bool) -> ShardLoader:
-        overlay = Overlay.load(source.overlay) if source.overlay else None
+        mix = None if source.overlay is None else Mix.load(source.overlay)
+        manifest = Manifest.load(source.shards, remote=source.store is not None)
+        overlay = None if mix is None else mix.overlay
+        if source.annotations is not None:
+            overlay = annotation_overlay(source.annotations, manifest, self.media_root)
+        reader = RecordReader(manifest, overlay, source.limit, source.store)
         trainer = self.trainer
-        rank, world = (0, 1) if trainer is None or evaluation else (trainer.global_rank, trainer.world_size)
+        rank, world = self._place(evaluation)
         return ShardLoader(
-            RecordReader(Manifest.load(source.shards), overlay, source.limit),
+            reader,
             collator,
             batch_size=self.eval_batch_size if evaluation else self.batch_size,
             num_frames=self.num_frames,
@@ -219,18 +269,26 @@ class VideoShardDataModule(LightningDataModule):
             rank=rank,
             world=world,
             accumulate=1 if trainer is None else trainer.accumulate_grad_batches,
-            rows_per_video=1 if evaluation else self.rows_per_video,
+            weights=() if mix is None else mix.weights,
+            origins=None if mix is None else mix.origins(reader),
+            max_bad_in_a_row=self.max_bad_in_a_row,
+            max_bad_fraction=self.max_bad_fraction,
+            on_epoch=self._set_epoch_length,
+            clip_reader=ClipReader(reader, self.sampling, self.size, self.frame_cache, self.backend),
+            **({} if evaluation else self.plan_options),
         )
 
+    def _place(self, evaluation: bool) -> tuple[int, int]:
+        """Rank and number of ranks; evaluation shows everything to each of them."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None or evaluation else (trainer.global_rank, trainer.world_size)
 
-def _check_sources(sources: dict[str, Source | None], stage: str) -> None:
-    needed = ["train"] if stage == "fit" else list(sources)
-    if all(sources[name] is None for name in needed):
-        names = " or ".join(f"data.{name}" for name in needed)
-        raise ValueError(f"{stage} needs {names}; give it as {needed[0]}: {{shards: FOLDER}}")
-    for name, source in sources.items():
-        if source is not None and not Path(source.shards).is_dir():
-            raise ValueError(
-                f"data.{name}.shards: {source.shards} is not a folder; "
-                "give the folder of the shards, or make them with: python -m lit_vpo data pack"
-            )
+    def _set_epoch_length(self, length: int) -> None:
+        # Lightning asks for the length once per fit and bounds all epochs by it; after a resume on another number of
+        # ranks the rest of the epoch has another length than the epochs after it
+        limit = None if self.trainer is None else self.trainer.limit_train_batches
+        if self.trainer is not None and isinstance(limit, float) and limit == 1.0:
+            loop = self.trainer.fit_loop
+            loop.max_batches = length
+            if loop._combined_loader is not None:
+                loop._combined_loader.limits = None

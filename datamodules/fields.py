@@ -26,6 +26,10 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
 }
 _MEDIA_TYPES: dict[str, tuple[type, ...]] = {
     "video": (str,),
+    "frames_dir": (str,),
+    "image": (str,),
+    "audio": (str,),
+    "use_audio": (bool,),
     "start_s": (int, float),
     "end_s": (int, float),
     "frame_order": (list,),
@@ -62,7 +66,8 @@ def check_fields(record: Row, where: str) -> None:
 def _check_types(fields: Row, types: dict[str, tuple[type, ...]], where: str, prefix: str = "") -> None:
     for name, kinds in types.items():
         value = fields.get(name)
-        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+        # True is an int to Python
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) is not (kinds == (bool,))):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"{where}, field '{prefix}{name}': must be {wanted}, got {value!r}")
 

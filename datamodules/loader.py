@@ -1,30 +1,29 @@
 """The loader: a length, a position, an epoch; the same batches for any number of workers, a state of a few bytes."""
 
-import json
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lit_vpo.batch import Batch, Count
+from lit_vpo.batch import Batch
 from lit_vpo.randomness import generator
 
+from .clips import ClipReader
 from .collate import Collator
+from .fault_limits import FaultLimits
+from .items import BatchItems, Item, OnBadSample, Steps
+from .lengths import row_lengths
+from .order import Ints
 from .plan import EpochPlan
-from .quarantine import BadSample, Quarantine
+from .position import Position
+from .quarantine import Quarantine
 from .reader import RecordReader
-from .video import Clip, decode
 
 log = logging.getLogger(__name__)
-
-OnBadSample = Literal["quarantine", "raise"]
-_Bad = tuple[str, str, str, str]  # shard, key, id, reason
-_Example = tuple[dict[str, Any], list[Clip | None]]
-_Item = tuple[Batch | None, list[_Bad], str | None]  # batch, samples it lost, id of the spare that fills it
 
 # a worker that hangs in native code is reported instead of waited for; far above any honest batch
 WORKER_TIMEOUT_S = 600
@@ -48,12 +47,21 @@ class ShardLoader:
         evaluation: Every iteration starts at the first batch, and a batch left empty is skipped instead of filled.
         on_bad_sample: Note the sample and go on, or stop.
         quarantine: Folder for ``quarantine.jsonl``; None only counts.
-        rank: This process; it takes batches ``rank``, ``rank + world``, ...
-        world: Processes; the epoch is cut to a multiple of it, so all have as many batches.
+        rank: This process; it takes batches ``cursor + rank``, ``cursor + rank + world``, ...
+        world: Processes; all have as many batches, see ``Position``.
         rows_per_video: Rows of one video that stand together where rows are shuffled; see ``EpochPlan``.
         accumulate: Batches of a rank in one optimizer step. Batches to train on carry ``window``: what their step holds
             (``lit_vpo.batch.Count``). Steps count from the epoch's first batch, as Lightning's do, so a
             ``limit_train_batches`` must be a multiple of it.
+        tokens_per_batch: Fill a batch up to so many tokens, instead of ``batch_size`` rows; see ``EpochPlan``.
+        world_multiple: An epoch's batches are a multiple of it; see ``EpochPlan``. Evaluation is not padded.
+        shuffle_window: Rows that are shuffled among each other; see ``EpochPlan``.
+        weights: Shares of the overlays that the reader's rows come from; empty where they are not mixed.
+        origins: The overlay of each row, needed with ``weights``.
+        max_bad_in_a_row: Unusable samples one after the other that do not stop the run yet.
+        max_bad_fraction: The same as a part of an epoch's samples.
+        on_epoch: Told the length of an epoch when its first batch is asked for.
+        clip_reader: Decodes the clips, by another rule than ``num_frames`` and ``size``; None takes those.
 
     Raises:
         ValueError: Numbers out of range.
@@ -77,6 +85,15 @@ class ShardLoader:
         world: int = 1,
         rows_per_video: int = 1,
         accumulate: int = 1,
+        tokens_per_batch: int | None = None,
+        world_multiple: int = 8,
+        shuffle_window: int = 10_000,
+        weights: Sequence[float] = (),
+        origins: Ints | None = None,
+        max_bad_in_a_row: int = 100,
+        max_bad_fraction: float = 0.5,
+        on_epoch: Callable[[int], None] | None = None,
+        clip_reader: ClipReader | None = None,
     ) -> None:
         if on_bad_sample not in ("quarantine", "raise"):
             raise ValueError(f"on_bad_sample must be 'quarantine' or 'raise', got {on_bad_sample!r}")
@@ -84,28 +101,42 @@ class ShardLoader:
             raise ValueError(f"num_frames must be >= 1 and num_workers >= 0, got {num_frames} and {num_workers}")
         if accumulate < 1:
             raise ValueError(f"accumulate must be >= 1, got {accumulate}")
-        if not 0 <= rank < world:
-            raise ValueError(f"rank must lie in 0..{world - 1}, got {rank}")
-        data = f"{reader.manifest_hash}/{reader.overlay_hash}"
-        videos = [row["key"] for row in reader.rows] if rows_per_video > 1 else None
-        self.plan = EpochPlan(len(reader), batch_size, seed, shuffle, data, rows_per_video, videos)
-        if self.plan.num_batches < world:
-            raise ValueError(f"{self.plan.num_batches} batches do not give {world} ranks one each; lower batch_size")
         self.reader, self.collator = reader, collator
-        self.num_frames, self.size, self.num_workers = num_frames, size, num_workers
+        self.clip_reader, self.num_workers = clip_reader or ClipReader(reader, num_frames, size), num_workers
+        self.plan = EpochPlan(
+            len(reader),
+            batch_size,
+            seed,
+            shuffle,
+            data=f"{reader.manifest_hash}/{reader.overlay_hash}",
+            rows_per_video=rows_per_video,
+            videos=_numbers([row["key"] for row in reader.rows]) if rows_per_video > 1 else None,
+            shards=_numbers([reader.sample(row).shard for row in range(len(reader))]),
+            window=shuffle_window,
+            tokens_per_batch=tokens_per_batch,
+            lengths=None if tokens_per_batch is None else row_lengths(reader, collator, self.clip_reader),
+            world_multiple=1 if evaluation else world_multiple,
+            weights=weights,
+            origins=origins,
+        )
+        self.position = Position(self.plan.num_batches, rank, world)
         self.evaluation, self.on_bad_sample = evaluation, on_bad_sample
-        self.quarantine = Quarantine(quarantine)
-        self.rank, self.world, self.accumulate = rank, world, accumulate
-        self.cursor = 0
+        self.quarantine, self.limits = Quarantine(quarantine), FaultLimits(max_bad_in_a_row, max_bad_fraction)
+        self.accumulate, self.on_epoch = accumulate, on_epoch
 
     def __len__(self) -> int:
-        """Batches of a whole epoch on this rank, wherever the cursor stands (Lightning counts what is done itself)."""
-        return self.plan.num_batches // self.world
+        """Batches of this epoch on this rank: those handed out, as Lightning counts them, and those left."""
+        return self.position.length
+
+    @property
+    def cursor(self) -> int:
+        """Global batches handed out, over all ranks and epochs."""
+        return self.position.cursor
 
     @property
     def epoch(self) -> int:
         """Epoch that the cursor stands in."""
-        return self.cursor // self._epoch_batches
+        return self.position.epoch
 
     @property
     def num_quarantined(self) -> int:
@@ -113,28 +144,20 @@ class ShardLoader:
         return len(self.quarantine)
 
     def __iter__(self) -> Iterator[Batch]:
-        start = 0 if self.evaluation else self.cursor
-        epoch, position = divmod(start, self._epoch_batches)
-        items = iter(self._dataloader(epoch, range(position + self.rank, self._epoch_batches, self.world)))
-        try:
-            for item in items:
-                batch = self._account(item)
-                if not self.evaluation:
-                    self.cursor += self.world
-                if batch is not None:
-                    yield batch
-        finally:
-            _stop_workers(items)
+        if self.evaluation:
+            return self._iterate(Position(self.plan.num_batches))
+        self.position.begin()
+        return self._iterate(self.position)
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the data: plain numbers and hashes, the same on every rank."""
-        return {**self._identity(), "cursor": self.cursor}
+        return {**self._identity(), **self.position.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Jump to a saved position.
+        """Jump to a saved position, which another number of ranks or workers may have reached.
 
         Raises:
-            ValueError: The state belongs to other data, another seed or another batch size.
+            ValueError: The state belongs to other data, another seed or other settings of the plan.
 
         """
         for name, value in self._identity().items():
@@ -143,135 +166,73 @@ class ShardLoader:
                     f"cannot resume: the checkpoint's {name} is {state.get(name)!r}, this run's is {value!r}; "
                     "resume with the same data and settings, or start a new run from the weights"
                 )
-        self.cursor = int(state["cursor"])
-
-    @property
-    def _epoch_batches(self) -> int:
-        return len(self) * self.world
+        self.position.load(state)
 
     def _identity(self) -> dict[str, Any]:
-        return {
-            "manifest_hash": self.reader.manifest_hash,
-            "overlay_hash": self.reader.overlay_hash,
-            "seed": self.plan.seed,
-            "batch_size": self.plan.batch_size,
-            "rows_per_video": self.plan.rows_per_video,
-        }
+        hashes = {"manifest_hash": self.reader.manifest_hash, "overlay_hash": self.reader.overlay_hash}
+        return hashes | self.plan.identity()
 
-    def _dataloader(self, epoch: int, positions: Sequence[int]) -> "DataLoader[_Item]":
+    def _iterate(self, position: Position) -> Iterator[Batch]:
+        # a generator: a state that is loaded between iter() and the first batch still counts
+        position.start()
+        self._tell(position)
+        items = iter(self._dataloader(position))
+        try:
+            for item in items:
+                batch = self._account(item)
+                position.advance()
+                if batch is not None:
+                    yield batch
+        finally:
+            _stop_workers(items)
+
+    def _tell(self, position: Position) -> None:
+        """Begin an epoch: count its samples anew, and say what it leaves out."""
+        self.limits.begin(self.plan.num_epoch_rows / position.world)
+        if self.evaluation:
+            return
+        if self.on_epoch is not None:
+            self.on_epoch(len(self))
+        if position.num_unused:
+            numbers = position.epoch, position.num_unused, position.world, position.num_batches
+            log.info("epoch %d: %d batches at its end stay unused, %d ranks do not divide %d", *numbers)
+
+    def _dataloader(self, position: Position) -> "DataLoader[Item]":
+        start, world = position.in_epoch, position.world
+        stop = start + position.steps_left * world
+        steps = None if self.evaluation else Steps(self.accumulate * world, start - position.done * world, stop)
+        items = BatchItems(
+            self.reader, self.collator, self.plan, self.clip_reader, position.epoch, steps, self.on_bad_sample
+        )
+        if items.planned[0].num_unused:
+            log.info("epoch %d: %d rows stand in no batch", position.epoch, items.planned[0].num_unused)
         # made anew for every iteration: a worker that lives on would never hear of a new epoch
         return DataLoader(
-            _Batches(self, epoch),
+            items,
             batch_size=None,
-            sampler=positions,
+            sampler=range(start + position.rank, stop, world),
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
             timeout=WORKER_TIMEOUT_S if self.num_workers else 0,
             # DataLoader draws a base seed on every iteration: from its own generator, the global one stays untouched
-            generator=generator(self.plan.seed, "workers", epoch),
+            generator=generator(self.plan.seed, "workers", position.epoch),
         )
 
-    def _account(self, item: _Item) -> Batch | None:
-        batch, bad, spare = item
-        for shard, key, record_id, reason in bad:
-            if self.quarantine.add(shard, key, reason, record_id):
-                log.warning("quarantined %s (%s): %s", record_id, shard, reason)
-        if spare is not None:
-            log.warning("a batch lost all its samples; the plan's spare %s fills it", spare)
-        return batch
+    def _account(self, item: Item) -> Batch | None:
+        for sample in item.bad:
+            if self.quarantine.add(sample.shard, sample.key, sample.reason, sample.record_id):
+                log.warning("quarantined %s (%s): %s", sample.record_id, sample.shard, sample.reason)
+        self.limits.note(item.usable, item.bad[-1].reason if item.bad else "")
+        if item.spare is not None:
+            log.warning("a batch lost all its samples; the plan's spare %s fills it", item.spare)
+        return item.batch
 
 
-class _Batches(Dataset[_Item]):
-    """The global batches of one epoch; an item is a whole batch, so that workers decode and collate."""
-
-    def __init__(self, loader: ShardLoader, epoch: int) -> None:
-        self.reader, self.collator, self.plan = loader.reader, loader.collator, loader.plan
-        self.num_frames, self.size = loader.num_frames, loader.size
-        self.evaluation, self.on_bad_sample = loader.evaluation, loader.on_bad_sample
-        self.epoch, self.step_batches = epoch, loader.accumulate * loader.world
-        self.batches = loader.plan.batches(epoch)[: len(loader) * loader.world]
-        self.counted: dict[int, dict[str, Count]] = {}
-
-    def __getitem__(self, position: int) -> _Item:
-        bad: list[_Bad] = []
-        clips: dict[object, Clip] = {}
-        rows = self.batches[position]
-        examples = [example for row in rows if (example := self._example(row, bad, clips)) is not None]
-        if examples:
-            return self._batch(examples, position), bad, None
-        for row in () if self.evaluation else self.plan.spares(self.epoch, position):
-            if (example := self._example(row, bad, clips)) is not None:
-                return self._batch([example], position), bad, example[0]["id"]
-        if self.evaluation:
-            return None, bad, None
-        reasons = "; ".join(sorted({reason for *_, reason in bad})[:3])
-        raise ValueError(f"no sample of a batch nor any spare of it can be used: {reasons}")
-
-    def _batch(self, examples: list[_Example], position: int) -> Batch:
-        batch: Any = self.collator(examples)
-        window = {} if self.evaluation else self._window(position)
-        return cast(Batch, batch | {"window": window} if window else batch)
-
-    def _window(self, position: int) -> dict[str, Count]:
-        """What the optimizer step of a batch holds, per batch of a whole step (the epoch's last step may be short)."""
-        first = position // self.step_batches * self.step_batches
-        rows = chain.from_iterable(self.batches[first : first + self.step_batches])
-        counts = [count for row in rows for count in self._counts(row).items()]
-        totals: dict[str, Count] = {}
-        for role, (samples, tokens) in counts:
-            before = totals.get(role, Count(0.0, 0.0))
-            totals[role] = Count(before.sample + samples / self.step_batches, before.token + tokens / self.step_batches)
-        return totals
-
-    def _counts(self, row: int) -> dict[str, Count]:
-        """Counts of a row's texts; none where they make the record unusable."""
-        if row not in self.counted:
-            try:
-                record = self.reader.record(row)
-                self.collator.check(record)
-                self.counted[row] = self.collator.counts(record)
-            except BadSample:
-                self.counted[row] = {}
-        return self.counted[row]
-
-    def _example(self, row: int, bad: list[_Bad], clips: dict[object, Clip]) -> _Example | None:
-        """A row's record and the clip of each of its responses."""
-        try:
-            record = self.reader.record(row)
-            self.collator.check(record)
-            return record, [self._clip(row, record, shown.media, clips) for shown in self.collator.responses(record)]
-        except BadSample as error:
-            sample, record_id = self.reader.sample(row), self.reader.rows[row]["id"]
-            if self.on_bad_sample == "raise":
-                raise BadSample(f"shard {sample.shard}, sample {record_id}: {error}") from error
-            bad.append((sample.shard, sample.key, record_id, str(error)))
-            return None
-
-    def _clip(self, row: int, record: dict[str, Any], media: dict[str, Any], clips: dict[object, Clip]) -> Clip | None:
-        """A view of a row's video; what is seen alike in a batch is decoded once and kept in `clips`."""
-        view = json.dumps([record["key"], media], sort_keys=True)
-        if view not in clips:
-            clip = read_clip(self.reader, row, {**record, "media": media}, self.num_frames, self.size)
-            if clip is None:
-                return None
-            clips[view] = clip
-        return clips[view]
-
-
-def read_clip(reader: RecordReader, row: int, record: dict[str, Any], num_frames: int, size: int | None) -> Clip | None:
-    """Decode the clip that a record speaks of: window and frame order; None for text alone (`media.video` null).
-
-    Raises:
-        BadSample: The video cannot be used.
-
-    """
-    media = record["media"]
-    if media.get("video", "") is None:
-        return None
-    return decode(
-        reader.video(row), num_frames, media.get("start_s"), media.get("end_s"), size, media.get("frame_order")
-    )
+def _numbers(names: Sequence[str]) -> Ints:
+    """A number for each name, equal for equal names, in the order they first appear."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names])
 
 
 def _stop_workers(items: Any) -> None:

@@ -6,21 +6,21 @@ It lies beside shards (tars) or loose videos and is built by demuxing (nothing i
 import hashlib
 import json
 import re
-import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from .atomic import read_lines, write_lines
+from .container import AUDIO_EXTENSIONS, VIDEO_EXTENSIONS
+from .probe import probe
 from .quarantine import BadSample, Quarantine, forget
-from .video import VIDEO_EXTENSIONS, probe
+from .tars import KEY_RULE, check_key, tar_samples
 
 FILE_NAME = "manifest.jsonl"
 FORMAT = 1
-KEY_RULE = re.compile(r"[A-Za-z0-9_-]+")
 
 Member = tuple[int, int, int]
 Progress = Callable[[str], None]
@@ -58,6 +58,11 @@ class Sample:
         """Extension of the member that holds the video."""
         return next(extension for extension in self.members if extension.lower() in VIDEO_EXTENSIONS)
 
+    @property
+    def audio_extension(self) -> str | None:
+        """Extension of the member that holds the sound apart from the video; None where there is none."""
+        return next((extension for extension in self.members if extension.lower() in AUDIO_EXTENSIONS), None)
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -88,8 +93,12 @@ class Manifest:
         return path
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Manifest":
+    def load(cls, folder: str | Path, remote: bool = False) -> "Manifest":
         """Read a folder's manifest and check that the shards it names are still there at their size.
+
+        Args:
+            folder: Where ``manifest.jsonl`` lies.
+            remote: The shards lie elsewhere, so only the manifest itself is checked.
 
         Raises:
             ValueError: No manifest, a damaged one, or a shard that is missing or of another size.
@@ -109,7 +118,7 @@ class Manifest:
             raise ValueError(f"{path} was edited or cut; make it anew with: python -m lit_vpo data index {folder}")
         for name, size in shards.items():
             # a missing loose video is one bad sample; a cut tar is hundreds, so it stops here
-            if name.endswith(".tar") and _size(manifest.root / name) != size:
+            if not remote and name.endswith(".tar") and _size(manifest.root / name) != size:
                 raise ValueError(
                     f"{manifest.root / name} is missing or has another size than when it was indexed "
                     f"({_size(manifest.root / name)} instead of {size} bytes); restore it, or index the folder again"
@@ -139,16 +148,16 @@ def index(folder: str | Path, progress: Progress | None = None) -> Manifest:
 
 
 def index_shards(folder: str | Path, progress: Progress | None = None) -> Manifest:
-    """Manifest (not saved) over the tars of a folder; videos that do not open go to its quarantine.
+    """Manifest (not saved) over the tars of a folder, whoever wrote them; samples that cannot be used go to quarantine.
 
     Lines that an earlier index wrote there are dropped first: a repaired folder becomes clean.
 
     Raises:
-        ValueError: A damaged tar, members of a sample that are not adjacent, or keys that break the rule.
+        ValueError: What :func:`lit_vpo.datamodules.tars.tar_samples` refuses, or a key that stands in two shards.
 
     """
     root = Path(folder)
-    sources = (source for shard in sorted(root.glob("*.tar")) for source in _tar_samples(shard))
+    sources = (source for shard in sorted(root.glob("*.tar")) for source in _tar_sources(shard))
     return _build(root, sources, progress)
 
 
@@ -177,21 +186,25 @@ def key_of(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", path.with_suffix("").as_posix())
 
 
-_Source = tuple[str, str, dict[str, Member], bytes | Path]
+class _Source(NamedTuple):
+    key: str
+    shard: str
+    members: dict[str, Member]
+    video: bytes | Path
+    fault: str | None = None
 
 
 def _build(root: Path, sources: Iterator[_Source], progress: Progress | None) -> Manifest:
     forget(root, "index")
     quarantine, samples, seen = Quarantine(root, "index"), [], dict[str, str]()
-    for key, shard, members, video in sources:
-        if not KEY_RULE.fullmatch(key):
-            raise ValueError(
-                f"{root / shard}: key {key!r} must match {KEY_RULE.pattern}; rename the members and pack again"
-            )
+    for key, shard, members, video, fault in sources:
+        check_key(key, root / shard)
         if key in seen:
             raise ValueError(f"key {key!r} stands twice: in {seen[key]} and in {shard}; keys are unique over a folder")
         seen[key] = shard
         try:
+            if fault is not None:
+                raise BadSample(fault)
             samples.append(Sample(key, shard, members, **asdict(probe(video))))
         except BadSample as error:
             quarantine.add(shard, key, str(error))
@@ -200,53 +213,19 @@ def _build(root: Path, sources: Iterator[_Source], progress: Progress | None) ->
     return Manifest(root, tuple(samples))
 
 
-def _tar_samples(path: Path) -> Iterator[_Source]:
+def _tar_sources(path: Path) -> Iterator[_Source]:
+    """Every byte of a shard is read once: for its checksum and, where it is a video, to be measured."""
     with path.open("rb") as file:
-        group: dict[str, Member] = {}
-        current = ""
-        for name, offset, size in [*_tar_members(path), ("", 0, 0)]:
-            key, _, extension = name.partition(".")
-            if key != current:
-                if current:
-                    yield _grouped(path, current, group, file)
-                current, group = key, {}
-            if not name:
-                return
-            if extension in group:
-                raise ValueError(f"{path}: member {name!r} stands twice; pack the shard again")
-            file.seek(offset)
-            group[extension] = (offset, size, zlib.crc32(file.read(size)))
-
-
-def _grouped(path: Path, key: str, members: dict[str, Member], file: Any) -> _Source:
-    videos = [extension for extension in members if extension.lower() in VIDEO_EXTENSIONS]
-    if len(videos) != 1:
-        raise ValueError(
-            f"{path}: sample {key!r} has members {sorted(members)}; it needs exactly one video, "
-            "adjacent to its other members, and no dot in its key"
-        )
-    offset, size, _ = members[videos[0]]
-    file.seek(offset)
-    return key, path.name, members, file.read(size)
-
-
-def _tar_members(path: Path) -> list[tuple[str, int, int]]:
-    """Members as (name, offset, size). tarfile ends silently at a damaged header, so what follows must be zeros."""
-    total = path.stat().st_size
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
-    except tarfile.TarError as error:
-        raise ValueError(f"{path} is not a readable tar ({error}); pack or copy it again") from error
-    end = max((offset + -(-size // 512) * 512 for _, offset, size in members), default=0)
-    with path.open("rb") as file:
-        file.seek(end)
-        rest = file.read()
-    if end > total or len(rest) < 1024 or any(rest):
-        raise ValueError(
-            f"{path} is damaged or cut after {len(members)} members, at byte {min(end, total)}; pack or copy it again"
-        )
-    return members
+        for sample in tar_samples(path):
+            members: dict[str, Member] = {}
+            video = b""
+            for extension, (offset, size) in sample.members.items():
+                file.seek(offset)
+                payload = file.read(size)
+                members[extension] = (offset, size, zlib.crc32(payload))
+                if extension.lower() in VIDEO_EXTENSIONS:
+                    video = payload
+            yield _Source(sample.key, path.name, members, video, sample.fault)
 
 
 def _loose_sample(root: Path, path: Path) -> _Source:
@@ -255,7 +234,7 @@ def _loose_sample(root: Path, path: Path) -> _Source:
     if path.with_suffix(".json").exists():
         files["json"] = path.with_suffix(".json")
     members = {extension: (0, file.stat().st_size, crc32_of(file)) for extension, file in files.items()}
-    return key_of(relative), relative.as_posix(), members, path
+    return _Source(key_of(relative), relative.as_posix(), members, path)
 
 
 def crc32_of(path: Path) -> int:
@@ -268,6 +247,9 @@ def crc32_of(path: Path) -> int:
 
 
 def _sample(row: dict[str, Any]) -> Sample:
+    shard = PurePosixPath(row["shard"])
+    if shard.is_absolute() or ".." in shard.parts or not KEY_RULE.fullmatch(row["key"]):
+        raise ValueError(f"{row['key']!r} in {shard} leads out of the folder, or its key is no key")
     members = {
         extension: (int(place[0]), int(place[1]), int(place[2])) for extension, place in row.pop("members").items()
     }

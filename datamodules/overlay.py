@@ -11,8 +11,9 @@ from typing import Any
 
 from .atomic import read_lines, write_lines
 from .fields import check_fields
-from .manifest import KEY_RULE, Manifest
+from .manifest import Manifest
 from .quarantine import read_quarantine
+from .tars import KEY_RULE
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from .container import AUDIO_EXTENSIONS, VIDEO_EXTENSIONS
 from .manifest import key_of, list_videos
+from .names import MediaNames
 from .overlay import write_overlay
+from .probe import probe
 from .quarantine import BadSample, Quarantine, forget
 from .schemas import read_annotations
-from .video import VIDEO_EXTENSIONS, probe
 from .writer import ShardWriter
 
 OVERLAY_NAME = "records.jsonl"
@@ -29,7 +31,6 @@ class Packed:
         num_videos: Videos in the shards.
         num_records: Rows of the overlay.
         num_quarantined: Videos and annotations that this call put in quarantine.
-        num_ignored_audios: Audio files that the annotations name beside the videos.
 
     """
 
@@ -37,7 +38,6 @@ class Packed:
     num_videos: int
     num_records: int
     num_quarantined: int
-    num_ignored_audios: int
 
 
 def pack(
@@ -55,8 +55,9 @@ def pack(
 
     Args:
         videos: Folder of videos (subfolders too).
-        annotations: JSON or JSONL files of any registered format; they name a video by its path below ``videos`` or by
-            its base name.
+        annotations: JSON or JSONL files of any registered format (commas, globs and ranks' shards as for
+            :func:`lit_vpo.datamodules.schemas.find_files`); they name a video, and the sound that belongs to it, by the
+            path below ``videos`` or by the base name.
         out: Folder for shards, manifest, ``records.jsonl`` and quarantine.
         rename: (old, new): names that begin with old begin with new instead, before they are looked up.
         prefix: First part of the shards' names.
@@ -71,26 +72,30 @@ def pack(
         raise ValueError(f"{root} is not a folder")
     files = [annotations] if isinstance(annotations, str | Path) else list(annotations)
     # annotations first: a bad row should stop before gigabytes are copied
-    read = [(Path(file), read_annotations(file)) for file in files]
+    read = [read_annotations(file) for file in files]
     keys = _keys(root)
+    names = MediaNames(keys, rename)
+    sounds = _Sounds(root, rename)
+    for annotation in read:
+        sounds.choose(annotation.records, names)
     with ShardWriter(out, prefix, max_samples) as writer:
         # no shards yet: what an earlier call left there speaks of a call that failed
         forget(out, "pack")
         quarantine = Quarantine(out, "pack")
-        packed = _write_videos(writer, root, keys, quarantine)
-        names = _Names(root, keys, rename)
+        packed = _write_videos(writer, root, keys, sounds, quarantine)
+        for place, reason in (line for annotation in read for line in annotation.left_out):
+            quarantine.add("", "", reason, place)
         rows = [
             row
-            for file, annotation in read
-            for number, record in zip(annotation.row_numbers, annotation.records, strict=True)
-            if (row := _row(record, names, packed, quarantine, f"{file.name}:{number}")) is not None
+            for annotation in read
+            for place, record in zip(annotation.places, annotation.records, strict=True)
+            if (row := _row(record, names, sounds, packed, quarantine, place)) is not None
         ]
         if not rows:
             raise ValueError(f"no annotation leads to a usable video: {'; '.join(quarantine.reasons()[:3])}")
     overlay = Path(out) / OVERLAY_NAME
     write_overlay(overlay, rows)
-    audios = sum(annotation.num_ignored_audios for _, annotation in read)
-    made = Packed(overlay, len(packed), len(rows), len(quarantine), audios)
+    made = Packed(overlay, len(packed), len(rows), len(quarantine))
     _report(made, quarantine)
     return made
 
@@ -100,84 +105,85 @@ def _report(made: Packed, quarantine: Quarantine) -> None:
     console.print(
         f"{made.num_videos} videos and {made.num_records} records: {escape(str(made.overlay))}", soft_wrap=True
     )
-    if made.num_ignored_audios:
-        console.print(f"{made.num_ignored_audios} audio files named beside videos were left out")
     for line in quarantine.added:
         console.print(f"[red]quarantined[/] {escape(line['id'])}: {escape(line['reason'])}", soft_wrap=True)
 
 
-def _keys(root: Path) -> dict[Path, str]:
-    """Key of each video, from its path below the folder."""
-    keys: dict[Path, str] = {}
+def _keys(root: Path) -> dict[str, str]:
+    """Key of each video, by its path below the folder."""
+    keys: dict[str, str] = {}
     owner: dict[str, Path] = {}
     for path in list_videos(root):
         key = key_of(path.relative_to(root))
         if key in owner:
             raise ValueError(f"{owner[key]} and {path} would both have the key {key!r}; rename one of them")
-        owner[key], keys[path] = path, key
+        owner[key], keys[path.relative_to(root).as_posix()] = path, key
     if not keys:
         raise ValueError(f"{root} holds no video ({', '.join(VIDEO_EXTENSIONS)})")
     return keys
 
 
-def _write_videos(writer: ShardWriter, root: Path, keys: dict[Path, str], quarantine: Quarantine) -> set[str]:
-    """Write the videos that open; returns their keys."""
-    written: set[str] = set()
-    for path, key in track(keys.items(), description="packing videos", total=len(keys)):
-        payload = path.read_bytes()
+class _Sounds:
+    """The sound that goes into a video's sample: the first that an annotation names beside it."""
+
+    def __init__(self, root: Path, rename: tuple[str, str] | None) -> None:
+        files = (path for path in root.rglob("*") if path.suffix[1:].lower() in AUDIO_EXTENSIONS and path.is_file())
+        self.names = MediaNames((path.relative_to(root).as_posix() for path in files), rename)
+        self.of: dict[str, str] = {}
+
+    def choose(self, records: list[dict[str, Any]], names: MediaNames) -> None:
+        for media in (record.get("media") or {} for record in records):
+            if media.get("video") and media.get("audio"):
+                try:
+                    self.of.setdefault(names.find(media["video"]), self.names.find(media["audio"]))
+                except BadSample:
+                    continue  # the record that names it meets the same fault, and goes to the quarantine
+
+    def check(self, video: str, audio: str) -> str:
+        found = self.names.find(audio)
+        if self.of[video] != found:
+            raise BadSample(f"its video is packed with the sound {self.of[video]}, so {found} has no place")
+        return found
+
+
+def _write_videos(
+    writer: ShardWriter, root: Path, keys: dict[str, str], sounds: _Sounds, quarantine: Quarantine
+) -> dict[str, str]:
+    """Write the videos that open; returns their keys by path."""
+    written: dict[str, str] = {}
+    for name, key in track(keys.items(), description="packing videos", total=len(keys)):
+        payload = (root / name).read_bytes()
         try:
             probe(payload)
         except BadSample as error:
-            quarantine.add(path.relative_to(root).as_posix(), key, str(error))
+            quarantine.add(name, key, str(error))
             continue
-        meta = {"sha256": hashlib.sha256(payload).hexdigest()}
-        record = {"id": key, "media": {"video": path.relative_to(root).as_posix()}, "meta": meta}
-        writer.write(key, record, payload, path.suffix[1:])
-        written.add(key)
+        record = {"id": key, "media": {"video": name}, "meta": {"sha256": hashlib.sha256(payload).hexdigest()}}
+        writer.write(key, record, payload, Path(name).suffix[1:], root / sounds.of[name] if name in sounds.of else None)
+        written[name] = key
     return written
 
 
-class _Names:
-    """Look a video up by the name that an annotation gives it."""
-
-    def __init__(self, root: Path, keys: dict[Path, str], rename: tuple[str, str] | None) -> None:
-        self.keys = {path.relative_to(root).as_posix(): key for path, key in keys.items()}
-        self.old, self.new = rename or ("", "")
-        self.by_base: dict[str, list[str]] = {}
-        for name in self.keys:
-            self.by_base.setdefault(Path(name).name, []).append(name)
-
-    def renamed(self, name: str) -> str:
-        return self.new + name.removeprefix(self.old) if name.startswith(self.old) else name
-
-    def find(self, name: str) -> tuple[str, str]:
-        """(path below the folder, key).
-
-        Raises:
-            BadSample: No such video, or several with this base name.
-
-        """
-        name = self.renamed(name).removeprefix("./")
-        found = [name] if name in self.keys else self.by_base.get(Path(name).name, [])
-        if not found:
-            raise BadSample(f"no video {name!r} in the folder (a difference of names is named with rename)")
-        if len(found) > 1:
-            raise BadSample(f"{name!r} may be any of {', '.join(found)}; name it by its path below the folder")
-        return found[0], self.keys[found[0]]
-
-
 def _row(
-    record: dict[str, Any], names: _Names, packed: set[str], quarantine: Quarantine, where: str
+    record: dict[str, Any],
+    names: MediaNames,
+    sounds: _Sounds,
+    keys: dict[str, str],
+    quarantine: Quarantine,
+    where: str,
 ) -> dict[str, Any] | None:
     """The overlay's row of one record; None, and a line in the quarantine, where its video is not there."""
-    name = (record.get("media") or {}).get("video")
+    media = record.get("media") or {}
+    name = media.get("video") or media.get("frames_dir")
     try:
         if not name:
             raise BadSample("the annotation names no video")
-        path, key = names.find(name)
-        if key not in packed:
+        path = names.find(name) if media.get("video") else names.find_folder(name)
+        if path not in keys:
             raise BadSample(f"its video {path} is in quarantine")
+        heard = {"audio": sounds.check(path, media["audio"])} if media.get("audio") else {}
     except BadSample as error:
         quarantine.add("", key_of(Path(names.renamed(name))) if name else "", str(error), where)
         return None
-    return {"key": key, **record, "media": {**record["media"], "video": path}}
+    kept = {field: value for field, value in media.items() if field != "frames_dir"}
+    return {"key": keys[path], **record, "media": {**kept, "video": path, **heard}}

@@ -1,6 +1,8 @@
 """Samples that cannot be used: counted, written down with their reason, never replaced in silence."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -51,6 +53,10 @@ class Quarantine:
         """Different reasons of the samples added, sorted."""
         return sorted({line["reason"] for line in self.added})
 
+    def counts(self) -> Counter[str]:
+        """Samples added, by the short name of their reason; see :func:`reason_name`."""
+        return Counter(reason_name(line["reason"]) for line in self.added)
+
     def add(self, shard: str, key: str, reason: str, record_id: str | None = None) -> bool:
         """Write one sample down.
 
@@ -76,6 +82,15 @@ class Quarantine:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._known.add(name)
         return True
+
+
+def reason_name(reason: str) -> str:
+    """A reason as the name of a metric: its first words, without what tells one sample from another.
+
+    ``member .mp4 is cut: 3 of 8 bytes`` -> ``member_mp4_is_cut``.
+    """
+    words = re.findall(r"[a-z_]+(?:\d+)?", re.split(r"[:;,('\"]", reason.lower())[0])
+    return "_".join(words[:8]) or "other"
 
 
 def read_quarantine(folder: str | Path) -> list[QuarantineLine]:

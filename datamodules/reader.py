@@ -1,22 +1,22 @@
 """Read records and video bytes: the manifest says where, the overlay what is asked of them."""
 
 import json
-import os
 import zlib
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from .fields import check_fields
 from .manifest import Manifest, Sample
 from .overlay import Overlay
 from .quarantine import BadSample
+from .stores import LocalStore, Store
 
 
-def read_member(root: Path, sample: Sample, extension: str) -> bytes:
+def read_member(store: Store, sample: Sample, extension: str) -> bytes:
     """Bytes of one member, checked against its crc32.
 
     Args:
-        root: The manifest's folder.
+        store: Where the manifest's files lie.
         sample: Whose member.
         extension: Which member.
 
@@ -25,31 +25,15 @@ def read_member(root: Path, sample: Sample, extension: str) -> bytes:
 
     """
     offset, size, checksum = sample.members[extension]
-    path = root / sample.shard
-    if not sample.shard.endswith(".tar"):
-        path = path.with_suffix(f".{extension}")
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise BadSample(f"cannot open the file: {error.strerror}") from error
-    try:
-        payload = _read_at(descriptor, offset, size)
-    finally:
-        os.close(descriptor)
+    name = sample.shard
+    if not name.endswith(".tar"):
+        name = PurePosixPath(name).with_suffix(f".{extension}").as_posix()
+    payload = store.read(name, offset, size)
     if len(payload) < size:
         raise BadSample(f"member .{extension} is cut: {len(payload)} of {size} bytes")
     if zlib.crc32(payload) != checksum:
         raise BadSample(f"member .{extension} changed since it was indexed (crc32)")
     return payload
-
-
-def _read_at(descriptor: int, offset: int, size: int) -> bytes:
-    # one pread returns at most 2 GiB, and less on some network file systems
-    pieces, done = [], 0
-    while done < size and (piece := os.pread(descriptor, size - done, offset + done)):
-        pieces.append(piece)
-        done += len(piece)
-    return b"".join(pieces) if len(pieces) != 1 else pieces[0]
 
 
 class RecordReader:
@@ -59,16 +43,23 @@ class RecordReader:
         manifest: Of the folder of shards.
         overlay: Rows to join by key; None takes each sample's own json.
         limit: Keep only the first rows.
+        store: Where the manifest's files lie; None is its own folder.
 
     Raises:
         ValueError: The overlay names unknown keys, no row is left, or two rows share an id.
 
     """
 
-    def __init__(self, manifest: Manifest, overlay: Overlay | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        overlay: Overlay | None = None,
+        limit: int | None = None,
+        store: Store | None = None,
+    ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be >= 1 or null, got {limit}")
-        self.manifest = manifest
+        self.manifest, self.store = manifest, store or LocalStore(manifest.root)
         own = [{"key": sample.key} for sample in manifest.samples]
         rows = own if overlay is None else overlay.known_rows(manifest)
         self.rows = _with_ids(rows)[:limit]
@@ -93,7 +84,7 @@ class RecordReader:
 
         """
         sample = self.sample(row)
-        own = _parse(read_member(self.manifest.root, sample, "json")) if "json" in sample.members else {}
+        own = _parse(read_member(self.store, sample, "json")) if "json" in sample.members else {}
         return join(own, self.rows[row])
 
     def video(self, row: int) -> bytes:
@@ -104,7 +95,20 @@ class RecordReader:
 
         """
         sample = self.sample(row)
-        return read_member(self.manifest.root, sample, sample.video_extension)
+        return read_member(self.store, sample, sample.video_extension)
+
+    def audio(self, row: int) -> bytes:
+        """Bytes of the sound that is kept apart from a row's video.
+
+        Raises:
+            BadSample: There is none, or its bytes are missing or changed.
+
+        """
+        sample = self.sample(row)
+        extension = sample.audio_extension
+        if extension is None:
+            raise BadSample(f"the record names a sound of its own, the sample has only {', '.join(sample.members)}")
+        return read_member(self.store, sample, extension)
 
 
 def join(own: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:

@@ -1,87 +1,84 @@
-"""Public annotation formats, turned into records: each is one small function on a registry, found by its fields.
+"""Read public annotation files as they are: JSON arrays or JSONL, one or many, each row by its detected format.
 
-Read unchanged, as JSON arrays or JSONL: our own record, LLaMA-Factory and ms-swift SFT (``messages`` + ``videos``),
-their DPO (``rejected_response``, or ``conversations`` with ``chosen`` and ``rejected`` objects), LLaVA-Hound DPO.
+The formats stand in ``formats_pairs.py`` and ``formats_answers.py``, one small function each; one's own goes on the
+registry.
 """
 
+import glob
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import formats_answers, formats_pairs  # noqa: F401  they register themselves, pairs first
 from .atomic import read_lines
 from .fields import Row, check_fields
+from .formats import SCHEMAS, Schema, register, strip_tags
 
-Convert = Callable[[Row, str], Row | list[Row]]
+__all__ = ["SCHEMAS", "Annotations", "Schema", "find_files", "read_annotations", "register", "strip_tags", "to_records"]
 
-_TAGS = re.compile(r"<(?:video|audio|image)>\s*")
-_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
-
-
-@dataclass(frozen=True)
-class Schema:
-    """One public format.
-
-    Attributes:
-        name: Goes into ``meta.schema`` of its records.
-        detect: Whether a row is of this format, from its fields alone.
-        convert: Row and where it stands -> record without key (``media.video`` as the file names it), or a list of
-            them: one for each answer of a conversation.
-
-    """
-
-    name: str
-    detect: Callable[[Row], bool]
-    convert: Convert
+_SHARD = re.compile(r"(.+\.jsonl?)\.(\d+)-(\d+)")
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """Records of a file and what was left aside.
+    """Records of files and what was left aside.
 
     Attributes:
         records: In the order of the rows; a conversation with several answers gives several.
-        row_numbers: Number of each record's row, from 1.
-        num_ignored_audios: Audio files named beside the videos; this loader reads none.
+        places: Where each record comes from: ``file:row``, rows from 1.
+        left_out: (place, reason) of rows that make no record.
 
     """
 
     records: list[Row]
-    row_numbers: list[int]
-    num_ignored_audios: int = 0
+    places: list[str]
+    left_out: list[tuple[str, str]]
 
 
-SCHEMAS: list[Schema] = []
+def read_annotations(files: str | Path) -> Annotations:
+    """Read files of any registered formats, row by row.
 
-
-def register(name: str, detect: Callable[[Row], bool]) -> Callable[[Convert], Convert]:
-    """Decorator: add a format. The first registered one that detects a row converts it."""
-
-    def add(convert: Convert) -> Convert:
-        SCHEMAS.append(Schema(name, detect, convert))
-        return convert
-
-    return add
-
-
-def read_annotations(path: str | Path) -> Annotations:
-    """Read a JSON array or JSONL file of any registered format, row by row.
+    Args:
+        files: As :func:`find_files` takes them.
 
     Raises:
         ValueError: A missing file, a format without a name, or a bad row; the message names file, row and field.
 
     """
-    path = Path(path)
-    rows = _read_rows(path)
-    records = [
-        (number, record)
-        for number, row in enumerate(rows, start=1)
-        for record in to_records(row, f"{path}, row {number}")
-    ]
-    audios = sum(len(_listed(row.get("audios"))) for row in rows)
-    return Annotations([record for _, record in records], [number for number, _ in records], audios)
+    records: list[Row] = []
+    places: list[str] = []
+    for path in find_files(files):
+        for number, row in enumerate(_read_rows(path), start=1):
+            made = to_records(row, f"{path}, row {number}")
+            records += made
+            places += [f"{path.name}:{number}"] * len(made)
+    return _joined(records, places)
+
+
+def find_files(files: str | Path) -> list[Path]:
+    """Files that a name stands for: several with commas between, a glob, or the shards that ranks wrote.
+
+    Ranks write ``name.jsonl.0-2`` and ``name.jsonl.1-2``; ``name.jsonl`` stands for all of them. ``*.filtered`` is what
+    a filter left out, and is never read.
+
+    Raises:
+        ValueError: A name that leads to no file, or shards of which some are missing or from another run.
+
+    """
+    if isinstance(files, str) and "," in files:
+        return [path for name in files.split(",") if name.strip() for path in find_files(name.strip())]
+    name = str(files)
+    if Path(name).is_file():
+        return [Path(name)]
+    pattern = name if glob.has_magic(name) else f"{glob.escape(name)}.*-*"
+    found = sorted(Path(path) for path in glob.glob(pattern) if not path.endswith(".filtered"))
+    found = [path for path in found if path.is_file() and (glob.has_magic(name) or _SHARD.fullmatch(str(path)))]
+    if not found:
+        raise ValueError(f"annotation file {name} does not exist")
+    _check_shards(found)
+    return found
 
 
 def to_records(row: Any, where: str) -> list[Row]:
@@ -105,9 +102,48 @@ def to_records(row: Any, where: str) -> list[Row]:
     raise ValueError(f"{where}: fields {sorted(row)} are of no known format ({known})")
 
 
+def _joined(records: list[Row], places: list[str]) -> Annotations:
+    """TEMPLE's generations become pairs: the clean one of a video is chosen, each perturbed one rejected."""
+    clean: dict[tuple[str, str], Row] = {}
+    for record in records:
+        if _is_generation(record) and record["perturbation"]["kind"] == "none":
+            clean[record["media"]["video"], record["prompt"]] = record
+    kept: list[tuple[Row, str]] = []
+    left_out: list[tuple[str, str]] = []
+    for record, place in zip(records, places, strict=True):
+        if not _is_generation(record):
+            kept.append((record, place))
+        elif record["perturbation"]["kind"] != "none":
+            chosen = clean.get((record["media"]["video"], record["prompt"]))
+            if chosen is None or "N/A" in (chosen["ground_truth"], record["ground_truth"]):
+                left_out.append((place, "this video has no clean response beside the perturbed one"))
+                continue
+            pair = {"chosen": chosen["ground_truth"], "rejected": record.pop("ground_truth"), "mode": "dpo"}
+            kept.append(({**record, **pair, "r": record["perturbation"]["r"]}, place))
+    if clean and not kept and not left_out:
+        raise ValueError(f"{places[0]}: clean responses alone make no pairs; name the perturbed files too, or a glob")
+    return Annotations([record for record, _ in kept], [place for _, place in kept], left_out)
+
+
+def _is_generation(record: Row) -> bool:
+    return bool(record["meta"]["schema"] == "temple_inter")
+
+
+def _check_shards(paths: list[Path]) -> None:
+    worlds: dict[str, set[tuple[int, int]]] = {}
+    for path in paths:
+        if shard := _SHARD.fullmatch(str(path)):
+            worlds.setdefault(shard[1], set()).add((int(shard[2]), int(shard[3])))
+    for name, shards in worlds.items():
+        world = max(world for _, world in shards)
+        if shards != {(rank, world) for rank in range(world)}:
+            found = ", ".join(f"{rank}-{world}" for rank, world in sorted(shards))
+            raise ValueError(
+                f"{name} has the shards {found}: some are missing, or two runs wrote there; remove the older run's"
+            )
+
+
 def _read_rows(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise ValueError(f"annotation file {path} does not exist")
     lines = read_lines(path)
     if next((line.lstrip() for line in lines if line.strip()), "").startswith("["):
         try:
@@ -123,99 +159,3 @@ def _read_rows(path: Path) -> list[Any]:
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: not JSON ({error})") from error
     return rows
-
-
-def strip_tags(text: str) -> str:
-    """Text without ``<video>``, ``<audio>`` and ``<image>``: the family's own template puts its placeholders in."""
-    return _TAGS.sub("", text).strip()
-
-
-def _turns(row: Row, field: str, where: str) -> list[dict[str, str]]:
-    """Chat turns as role and content, from either naming of the two."""
-    turns = []
-    for turn in row[field] if isinstance(row[field], list) else [None]:
-        turn = turn if isinstance(turn, dict) else {}
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        if role not in _ROLES or not isinstance(content, str):
-            raise ValueError(
-                f"{where}, field '{field}': each turn needs a role of {sorted(_ROLES)} and text, got {turn!r}"
-            )
-        turns.append({"role": _ROLES[role], "content": strip_tags(content)})
-    return turns
-
-
-def _ask(turns: list[dict[str, str]], where: str, field: str) -> Row:
-    if not turns or turns[-1]["role"] != "user":
-        raise ValueError(f"{where}, field '{field}': the turn before the answer must be the user's")
-    return {"prompt": turns[-1]["content"], "history": turns[:-1]}
-
-
-def _media(row: Row, where: str) -> dict[str, str]:
-    videos = _listed(row.get("videos"))
-    if len(videos) > 1 or not all(isinstance(video, str) for video in videos):
-        raise ValueError(f"{where}, field 'videos': must name one video, got {videos!r}")
-    return {"video": videos[0]} if videos else {}
-
-
-def _listed(value: Any) -> list[Any]:
-    """A field that names files: a list of them, one, or nothing (null, absent)."""
-    return value if isinstance(value, list) else [value] if value else []
-
-
-def _text(row: Row, field: str, where: str) -> str:
-    value = row[field].get("value", row[field].get("content")) if isinstance(row[field], dict) else row[field]
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}, field '{field}': must be text, got {row[field]!r}")
-    return strip_tags(value)
-
-
-@register("lit_vpo", lambda row: "prompt" in row and "media" in row)
-def _own(row: Row, where: str) -> Row:
-    return dict(row)
-
-
-@register("swift_dpo", lambda row: "messages" in row and "rejected_response" in row)
-def _swift_dpo(row: Row, where: str) -> Row:
-    *turns, answer = _turns(row, "messages", where) or [{"role": "", "content": ""}]
-    if answer["role"] != "assistant":
-        raise ValueError(f"{where}, field 'messages': the last turn must be the assistant's (the chosen answer)")
-    rejected = _text(row, "rejected_response", where)
-    return {
-        **_ask(turns, where, "messages"),
-        "media": _media(row, where),
-        "chosen": answer["content"],
-        "rejected": rejected,
-        "mode": "dpo",
-    }
-
-
-@register("llamafactory_sft", lambda row: "messages" in row)
-def _llamafactory_sft(row: Row, where: str) -> list[Row]:
-    """One record for each of the assistant's turns: all are learnt, each after the turns before it."""
-    turns = _turns(row, "messages", where)
-    if not turns or turns[-1]["role"] != "assistant":
-        raise ValueError(f"{where}, field 'messages': the last turn must be the assistant's (the answer to learn)")
-    answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
-    return [
-        {
-            **_ask(turns[:number], where, "messages"),
-            "media": _media(row, where),
-            "ground_truth": turns[number]["content"],
-            "mode": "sft",
-        }
-        for number in answers
-    ]
-
-
-@register("llamafactory_dpo", lambda row: "conversations" in row and "chosen" in row and "rejected" in row)
-def _llamafactory_dpo(row: Row, where: str) -> Row:
-    turns = _turns(row, "conversations", where)
-    pair = {name: _text(row, name, where) for name in ("chosen", "rejected")}
-    return {**_ask(turns, where, "conversations"), "media": _media(row, where), **pair, "mode": "dpo"}
-
-
-@register("hound_dpo", lambda row: {"prompt", "chosen", "rejected", "video"} <= row.keys())
-def _hound_dpo(row: Row, where: str) -> Row:
-    texts = {name: _text(row, name, where) for name in ("prompt", "chosen", "rejected")}
-    meta = {"source_id": row["id"]} if isinstance(row.get("id"), str) else {}
-    return {"media": {"video": row["video"]}, **texts, "history": [], "mode": "dpo", "meta": meta}

@@ -5,8 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .manifest import FILE_NAME, KEY_RULE, Manifest, index_shards
-from .video import VIDEO_EXTENSIONS
+from .container import AUDIO_EXTENSIONS, VIDEO_EXTENSIONS
+from .manifest import FILE_NAME, Manifest, index_shards
+from .tars import KEY_RULE
 
 
 class ShardWriter:
@@ -61,7 +62,14 @@ class ShardWriter:
         self.manifest = index_shards(self.out_dir)
         self.manifest.save()
 
-    def write(self, key: str, record: dict[str, Any], video: bytes | Path, extension: str = "mp4") -> None:
+    def write(
+        self,
+        key: str,
+        record: dict[str, Any],
+        video: bytes | Path,
+        extension: str = "mp4",
+        audio: Path | None = None,
+    ) -> None:
         """Append one sample: its json, then its video (a reader may drop a sample before the video's bytes arrive).
 
         Args:
@@ -69,6 +77,7 @@ class ShardWriter:
             record: The sample's record; plain JSON values.
             video: The file's bytes, or its path.
             extension: The video's extension without dot.
+            audio: File of the sound that is kept apart from the video; None writes none.
 
         Raises:
             ValueError: A key that breaks the rule or stands twice, or an extension that is no video's.
@@ -82,12 +91,17 @@ class ShardWriter:
             raise ValueError(f"key {key!r} was written before; keys are unique over a data set")
         if extension.lower() not in VIDEO_EXTENSIONS:
             raise ValueError(f"extension {extension!r} is none of {', '.join(VIDEO_EXTENSIONS)}")
+        if audio is not None and audio.suffix[1:].lower() not in AUDIO_EXTENSIONS:
+            raise ValueError(f"audio {audio} is none of {', '.join(AUDIO_EXTENSIONS)}")
         document = json.dumps(record, ensure_ascii=False, sort_keys=True).encode()
         payload = video if isinstance(video, bytes) else video.read_bytes()
-        self._make_room(len(document) + len(payload))
-        # two calls: TarWriter sorts the members of one call by name, which would put .avi before .json
+        sound = {} if audio is None else {audio.suffix[1:].lower(): audio.read_bytes()}
+        self._make_room(len(document) + len(payload) + sum(map(len, sound.values())))
+        # calls of their own: TarWriter sorts the members of one call by name, which would put .avi before .json
         self._tar.write({"__key__": key, "json": document})
         self._tar.write({"__key__": key, extension: payload})
+        if sound:
+            self._tar.write({"__key__": key, **sound})
         self._keys.add(key)
 
     def _make_room(self, size: int) -> None:

@@ -83,7 +83,13 @@ def _add_data(commands: Any) -> None:
     )
     pack = data.add_parser("pack", help="shards from a folder of videos and a JSON/JSONL of records")
     pack.add_argument("--videos", required=True, metavar="DIR")
-    pack.add_argument("--annotations", required=True, metavar="FILE")
+    pack.add_argument(
+        "--annotations",
+        required=True,
+        metavar="FILES",
+        help="JSON or JSONL of any known format: a file, several with commas between, a glob, or the name whose shards "
+        "ranks wrote (NAME.jsonl.0-8 ...)",
+    )
     pack.add_argument("--out", required=True, metavar="DIR")
     pack.add_argument(
         "--rename",
@@ -93,11 +99,14 @@ def _add_data(commands: Any) -> None:
     )
     pack.set_defaults(command=_pack)
     index = data.add_parser(
-        "index", help="a manifest over shards, or over videos where they lie (one file = one sample)"
+        "index",
+        help="a manifest over shards, whoever wrote them, or over videos where they lie (one file = one sample)",
     )
     index.add_argument("dir")
     index.set_defaults(command=_index)
-    check = data.add_parser("check", help="print what a sample decodes to and every problem; status 1 if there is any")
+    check = data.add_parser(
+        "check", help="verify shards, checksums, clips and records, print every problem; status 1 if there is any"
+    )
     check.add_argument("dir")
     check.add_argument("--overlay", metavar="FILE")
     check.set_defaults(command=_check)

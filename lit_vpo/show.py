@@ -44,7 +44,7 @@ def show(overlay: str, shards: str | None = None, n: int = 20, out: str = "pairs
         ValueError: If the overlay or the shards' manifest cannot be read.
     """
     from lit_vpo.datamodules.check import num_frames_of
-    from lit_vpo.datamodules.loader import read_clip
+    from lit_vpo.datamodules.clips import ClipReader
     from lit_vpo.datamodules.manifest import Manifest
     from lit_vpo.datamodules.overlay import Overlay
     from lit_vpo.datamodules.quarantine import BadSample
@@ -63,7 +63,7 @@ def show(overlay: str, shards: str | None = None, n: int = 20, out: str = "pairs
     def frames_of(row: Row) -> Tensor | None:
         number = place[row["id"]]
         record = reader.record(number)
-        clip = read_clip(reader, number, record, num_frames_of(record, _NUM_FRAMES), size=None)
+        clip = ClipReader(reader, num_frames_of(record, _NUM_FRAMES)).clip(number, record)
         return None if clip is None else clip.frames
 
     write_page([row_of(number) for number in range(len(reader))], out, frames_of)

@@ -29,7 +29,8 @@ def encode_clip(
     base = generator.integers(0, 200, (height // 8, side // 8, 3)).repeat(8, 0).repeat(8, 1)
     options = {"g": str(gop), "bf": str(b_frames), "crf": "18", "preset": "veryfast"} if codec == "libx264" else {}
     known = isinstance(path, Path) and path.suffix
-    with av.open(str(path) if isinstance(path, Path) else path, "w", format=None if known else container) as out:
+    file = str(path) if isinstance(path, Path) else path
+    with av.open(file, "w", format=None if known else container) as out:
         stream = out.add_stream(codec, rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = side, height, "yuv420p"
         sound = out.add_stream("aac", rate=16000) if audio else None

@@ -1,8 +1,11 @@
 import pytest
 from lightning import LightningModule, Trainer
+from resuming import Keys
 
+from lit_vpo.callbacks import DataFaults
 from lit_vpo.datamodules import (
     InstructionDataModule,
+    OverlayShare,
     PreferenceDataModule,
     PromptDataModule,
     Source,
@@ -90,6 +93,9 @@ def test_wrong_settings_are_refused_at_construction(shards):
         ({"eval_batch_size": 0}, "eval_batch_size must be >= 1"),
         ({"num_workers": -1}, "num_workers must be >= 0"),
         ({"on_bad_sample": "skip"}, "on_bad_sample"),
+        ({"world_multiple": 0}, "world_multiple must be >= 1"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch must be >= 1"),
+        ({"max_bad_fraction": 1.1}, "max_bad_fraction must lie in 0..1"),
     ):
         with pytest.raises(ValueError, match=message):
             InstructionDataModule("unused", **options)
@@ -163,3 +169,29 @@ def test_the_loader_knows_ranks_and_accumulation_of_its_trainer(make, shards, pa
     assert data.train_dataloader().accumulate == 1
     data.trainer = Trainer(accumulate_grad_batches=3, logger=False, accelerator="cpu", enable_progress_bar=False)
     assert data.train_dataloader().accumulate == 3
+
+
+def test_overlays_are_mixed_by_weight(make, shards, tmp_path):
+    for name in ("easy", "hard"):
+        rows = [{"key": f"s{n}", "id": f"{name}{n}", "chosen": "a cat", "rejected": "a dog"} for n in range(6)]
+        write_overlay(tmp_path / f"{name}.jsonl", rows)
+    easy, hard = (OverlayShare(f"{tmp_path}/{name}.jsonl", w) for name, w in (("easy", 0.5), ("hard", 1.0)))
+    data = make(PreferenceDataModule, train=Source(str(shards), [easy, hard]))
+    loader = data.train_dataloader()
+    epochs = [[record["id"] for batch in loader for record in batch["records"]] for _ in range(3)]
+    for epoch in epochs:
+        assert len(set(epoch)) == len(epoch) == 9
+        assert sorted(name for name in epoch if "hard" in name) == [f"1/hard{n}" for n in range(6)]
+    assert len({str(sorted(epoch)) for epoch in epochs}) > 1  # another half of the easy ones each time
+
+
+def test_the_faults_of_a_run_are_logged_by_reason(make, shards, tmp_path):
+    rows = [{"key": f"s{n}", "id": f"r{n}", "chosen": "a cat", "rejected": "a cat"} for n in range(2)]
+    rows += [{"key": f"s{n}", "id": f"g{n}", "chosen": "a cat", "rejected": "a dog"} for n in range(6)]
+    write_overlay(tmp_path / "rows.jsonl", rows)
+    data = make(PreferenceDataModule, train=Source(str(shards), str(tmp_path / "rows.jsonl")), batch_size=1)
+    options = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=1, callbacks=[DataFaults()], default_root_dir=tmp_path, **options)
+    trainer.fit(Keys(), data)
+    assert trainer.callback_metrics["data/num_quarantined"] == 2
+    assert trainer.callback_metrics["data/quarantined/chosen_rejected"] == 2

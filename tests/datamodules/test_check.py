@@ -144,7 +144,9 @@ def test_real_clips_with_the_questions_of_llamafactory(tmp_path):
     files = [SHARED / "annotations" / "llamafactory" / f"mllm_video{kind}_demo.json" for kind in ("", "_audio")]
     packed = pack(videos, files, tmp_path / "out", rename=("mllm_demo_data/", "llamafactory_"))
     assert (packed.num_videos, packed.num_quarantined) == (4, 0)
-    assert packed.num_records == 3 + packed.num_ignored_audios
+    assert packed.num_records == 6  # three of them ask about one clip and its sound
+    heard = [row for row in read_overlay(packed.overlay).rows if "audio" in row["media"]]
+    assert {row["media"]["audio"] for row in heard} == {"llamafactory_4.mp3"}
     assert check(tmp_path / "out", packed.overlay, size=64) == []
     assert Overlay.load(packed.overlay).rows[0]["prompt"] == "Why is this video funny?"
 
@@ -193,7 +195,7 @@ def test_text_alone_does_not_stand_for_a_look_at_the_video(tmp_path, clips):
         file.write(b"\0!\0!")
     rows = [{"key": "s0", "id": "text", "media": {"video": None}}, {"key": "s0", "id": "seen"}]
     write_overlay(tmp_path / "rows.jsonl", rows)
-    assert [problem.key for problem in check(folder, tmp_path / "rows.jsonl", num_frames=2)] == ["seen"]
+    assert [problem.key for problem in check(folder, tmp_path / "rows.jsonl", num_frames=2)] == ["s0"]
 
 
 def test_check_looks_at_the_views_of_negatives(tmp_path, shards):

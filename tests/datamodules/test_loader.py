@@ -2,13 +2,14 @@ import json
 from collections import Counter
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from clip_factory import write_shards
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_vpo.datamodules import loader as loader_module
+from lit_vpo.datamodules.clips import ClipReader
 from lit_vpo.datamodules.collate import Collator
 from lit_vpo.datamodules.loader import ShardLoader
 from lit_vpo.datamodules.manifest import Manifest
@@ -48,7 +49,7 @@ def make(shards, llava, rows):
         reader = RecordReader(
             Manifest.load(options.pop("folder", shards)), options.pop("overlay", Overlay(tuple(rows)))
         )
-        options = {"batch_size": 2, "num_frames": 4, "size": 16} | options
+        options = {"batch_size": 2, "num_frames": 4, "size": 16, "max_bad_fraction": 1.0} | options
         return ShardLoader(reader, options.pop("collator", Collator(llava, "instruction")), **options)
 
     return loader
@@ -125,7 +126,7 @@ def test_a_cut_and_resumed_run_trains_on_the_same_keys(make, tmp_path, limits, w
 
 def test_other_data_seed_or_batch_size_is_refused_by_name(make, tmp_path, clips, rows):
     state = make().state_dict()
-    assert set(state) == {"manifest_hash", "overlay_hash", "seed", "batch_size", "rows_per_video", "cursor"}
+    assert {name: state[name] for name in ("cursor", "done", "ended")} == {"cursor": 0, "done": 0, "ended": False}
     other = write_shards(tmp_path / "other", clips[::-1])
     changes = {
         "manifest_hash": {"folder": other},
@@ -133,6 +134,9 @@ def test_other_data_seed_or_batch_size_is_refused_by_name(make, tmp_path, clips,
         "seed": {"seed": 1},
         "batch_size": {"batch_size": 3},
         "rows_per_video": {"rows_per_video": 2},
+        "tokens_per_batch": {"tokens_per_batch": 500},
+        "world_multiple": {"world_multiple": 2},
+        "weights": {"weights": (0.5,), "origins": np.zeros(7, int)},
     }
     for name, change in changes.items():
         with pytest.raises(ValueError, match=f"checkpoint's {name}"):
@@ -180,6 +184,36 @@ def test_only_an_empty_training_batch_takes_the_spare_that_the_plan_names(make, 
     assert ids(evaluation) == [["s0"], ["s2"]] == ids(evaluation)
 
 
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory, clips):
+    """Six samples of which s1 to s4 changed after they were packed."""
+    folder = write_shards(tmp_path_factory.mktemp("broken") / "shards", clips)
+    manifest = Manifest.load(folder)
+    for key in ("s1", "s2", "s3", "s4"):
+        sample = manifest.by_key[key]
+        with (folder / sample.shard).open("r+b") as file:
+            file.seek(sample.members["mp4"][0] + 500)
+            file.write(b"\xff\x00\xff")
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_too_many_bad_samples_stop_the_run(make, broken, workers, evaluation):
+    options = {"folder": broken, "overlay": None, "shuffle": False, "num_workers": workers, "evaluation": evaluation}
+    whole = {"batch_size": 3, "world_multiple": 1, **options}
+    assert ids(make(max_bad_in_a_row=4, max_bad_fraction=4 / 6, **whole)) == [["s0"], ["s5"]]
+    with pytest.raises(BadSample, match=r"4 samples in a row cannot be used, more than max_bad_in_a_row allows.*crc32"):
+        ids(make(max_bad_in_a_row=3, **whole))
+    with pytest.raises(BadSample, match=r"4 samples of this epoch cannot be used, more than max_bad_fraction allows"):
+        ids(make(max_bad_fraction=0.5, **whole))
+
+
+def test_an_epoch_counts_its_bad_samples_anew(make, damaged):
+    loader = make(folder=damaged, overlay=None, batch_size=3, max_bad_fraction=0.4, max_bad_in_a_row=1)
+    assert [len(batch["records"]) for _ in range(3) for batch in loader] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_raise_stops_with_shard_key_and_reason(make, damaged, workers):
     loader = make(folder=damaged, overlay=None, on_bad_sample="raise", num_workers=workers)
@@ -221,6 +255,8 @@ def test_an_evaluation_loader_starts_anew_however_far_it_came(make):
         ({"on_bad_sample": "skip"}, "'quarantine' or 'raise'"),
         ({"rank": 2, "world": 2}, "rank must lie in"),
         ({"world": 5}, "do not give 5 ranks"),
+        ({"max_bad_in_a_row": 0}, "max_bad_in_a_row must be >= 1"),
+        ({"max_bad_fraction": 2.0}, "max_bad_fraction must lie in"),
     ],
 )
 def test_wrong_numbers_are_refused_at_construction(make, options, message):
@@ -238,8 +274,8 @@ def test_a_samples_json_that_is_no_record_is_quarantined_and_the_run_goes_on(mak
 
 def test_a_batch_decodes_what_its_rows_see_alike_once(make, monkeypatch):
     decoded = []
-    read = loader_module.read_clip
-    monkeypatch.setattr(loader_module, "read_clip", lambda *args: decoded.append(args[2]["id"]) or read(*args))
+    read = ClipReader.clip
+    monkeypatch.setattr(ClipReader, "clip", lambda *args: decoded.append(args[2]["id"]) or read(*args))
     rows = [{"key": "s0", "id": f"a{n}"} for n in range(3)] + [{"key": "s0", "id": "b", "media": {"end_s": 1.0}}]
     (batch,) = list(make(overlay=Overlay(tuple(rows)), batch_size=4, rows_per_video=4))
     assert len(decoded) == 2 and "b" in decoded  # the clip, and its first second
@@ -249,8 +285,8 @@ def test_a_batch_decodes_what_its_rows_see_alike_once(make, monkeypatch):
 
 def test_a_batch_decodes_each_distinct_view_once_and_quarantines_too_few_negatives(make, llava, monkeypatch):
     decoded = []
-    read = loader_module.read_clip
-    monkeypatch.setattr(loader_module, "read_clip", lambda *args: decoded.append(args[2]["media"]) or read(*args))
+    read = ClipReader.clip
+    monkeypatch.setattr(ClipReader, "clip", lambda *args: decoded.append(args[2]["media"]) or read(*args))
     back = {"frame_order": [3, 2, 1, 0]}
     pair = {"key": "s0", "chosen": "a cat", "rejected": "a dog"}
     rows = [
@@ -282,6 +318,7 @@ def test_every_batch_of_a_step_carries_what_the_step_holds(make, llava, workers)
     rows = [{"key": f"s{n % 6}", "id": f"r{n}", "ground_truth": "a" + " a" * n, "weight": 1 + n % 2} for n in range(12)]
     rows[9] |= {"ground_truth": " "}  # a text that cannot be used counts for nothing
     options = {"overlay": Overlay(tuple(rows)), "world": 2, "accumulate": 2, "num_workers": workers, "shuffle": False}
+    options |= {"world_multiple": 1}
     ranks = [list(make(rank=rank, **options)) for rank in range(2)]
     assert [len(rank) for rank in ranks] == [3, 3]
     for step, members in enumerate((range(8), (8, 10, 11))):
@@ -300,3 +337,58 @@ def test_batches_of_evaluation_belong_to_no_step(make, llava):
     assert "window" not in next(iter(make(collator=Collator(llava, "prompt"))))
     with pytest.raises(ValueError, match="accumulate must be >= 1, got 0"):
         make(accumulate=0)
+
+
+def test_batches_are_filled_up_to_a_number_of_tokens(make, llava):
+    """A clip of 4 frames of 16 x 16 and texts; two clips fit, or one clip with all its rows."""
+    rows = [{"key": f"s{n // 3}", "id": f"r{n}", "ground_truth": "a cat" + " a" * n} for n in range(12)]
+    overlay = Overlay(tuple(rows))
+    reader = RecordReader(make(overlay=overlay).reader.manifest, overlay)
+    loader = make(overlay=overlay, tokens_per_batch=10**6, world_multiple=1)
+    cost, (batch,) = loader.plan.lengths, list(loader)
+    assert len(batch["records"]) == 12 and len(reader) == 12
+    for record, ids_, mask in zip(batch["records"], batch["input_ids"], batch["attention_mask"], strict=True):
+        row = int(record["id"][1:])
+        assert cost.visual[row] == (ids_ == loader.collator.video_token_id).sum()
+        template = int(mask.sum()) - cost.visual[row] - cost.text[row]
+        assert 0 < template < 20  # what the chat template adds does not count
+    one = int(cost.visual[0] + cost.text.max())
+    assert all(len(batch["records"]) == 1 for batch in make(overlay=overlay, tokens_per_batch=one + 1))
+    shared = make(overlay=overlay, tokens_per_batch=one + 2 * int(cost.text.max()), rows_per_video=3, world_multiple=1)
+    sizes = [len(batch["records"]) for batch in shared]
+    assert sum(sizes) == 12 and max(sizes) == 3
+
+
+def test_what_an_epoch_leaves_out_is_said(make, caplog):
+    caplog.set_level("INFO")
+    list(make(batch_size=1, world=3))
+    assert "1 batches at its end stay unused, 3 ranks do not divide 7" in caplog.text
+    rows = tuple({"key": f"s{n % 6}", "id": f"r{n}"} for n in range(9))
+    assert len(make(overlay=Overlay(rows), batch_size=1)) == 8
+    list(make(overlay=Overlay(rows), batch_size=1))
+    assert "1 rows stand in no batch" in caplog.text
+
+
+def test_other_ranks_go_on_where_one_stopped_and_keep_their_windows(make, llava):
+    """One rank to an odd cursor, then two, the last step across the epoch's end; windows hold what steps hold."""
+    rows = [{"key": f"s{n % 6}", "id": f"r{n}", "ground_truth": "a" + " a" * n} for n in range(16)]
+    options = {"overlay": Overlay(tuple(rows)), "collator": Collator(llava, "instruction")}
+    first = make(**options)
+    expected = [ids(first), ids(first)]
+    one = make(**options)
+    batches = iter(one)
+    taken = [next(batches) for _ in range(3)]
+    ranks = []
+    for rank in range(2):
+        loader = make(rank=rank, world=2, **options)
+        loader.load_state_dict(one.state_dict())
+        assert len(loader) == 6
+        ranks.append(list(loader))
+        assert len(loader) == 4 and loader.cursor == 9
+    together = [batch for step in zip(*ranks, strict=True) for batch in step]
+    assert ids(taken) + ids(together) == [*expected[0], *expected[1][:1]]
+    for step in zip(*ranks, strict=True):
+        members = [record for batch in step for record in batch["records"]]
+        tokens = sum(len(llava.tokenizer(record["ground_truth"]).input_ids) + 1 for record in members)
+        for batch in step:
+            assert batch["window"]["ground_truth"] == pytest.approx((len(members) / 2, tokens / 2))

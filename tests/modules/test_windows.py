@@ -40,7 +40,7 @@ def rows(world):
 def loader(folder, rows, kind, batch_size, **options):
     collator = Collator(load_processor(NAME), kind, with_ground_truth=kind == "preference")
     reader = RecordReader(Manifest.load(folder), Overlay(tuple(rows)))
-    return ShardLoader(reader, collator, batch_size, num_frames=2, size=32, shuffle=False, **options)
+    return ShardLoader(reader, collator, batch_size, num_frames=2, size=32, shuffle=False, world_multiple=1, **options)
 
 
 def make(kind, reduction):
@@ -94,7 +94,7 @@ def test_a_run_learns_the_same_with_any_accumulation_even_where_the_epoch_cuts_a
         more = {"with_ground_truth": True} if kind == "preference" else {}
         data_class = PreferenceDataModule if kind == "preference" else InstructionDataModule
         source = Source(str(world), str(tmp_path / "rows.jsonl"))
-        data = data_class(NAME, train=source, num_frames=2, size=32, batch_size=batch_size, **more)
+        data = data_class(NAME, train=source, num_frames=2, size=32, batch_size=batch_size, world_multiple=1, **more)
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
         module = make(kind, reduction)
         run = Trainer(

@@ -1,0 +1,162 @@
+"""The pictures at given frame numbers, resized inside the decoder: exact, and with as little decoding as can be.
+
+Decoding goes forward and seeks only where the wanted frame's keyframe lies beyond the position. Backends by name:
+``pyav``, and ``torchcodec`` where it is installed. At the video's own size both give equal frames; torchcodec's are
+resized after their conversion to RGB, PyAV's in the same step, which may round differently.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from .container import Clock, FrameIndex, Limits, open_media, video_stream
+from .quarantine import BadSample
+
+Backend = Literal["pyav", "torchcodec"]
+Fit = Callable[[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to decode of an open video.
+
+    Attributes:
+        source: The file's bytes, or its path.
+        index: Of its frames.
+        wanted: Frame numbers, ascending, each once.
+        fit: Height and width of a picture -> those after resizing.
+        limits: What it may cost.
+        clock: The time it has taken.
+
+    """
+
+    source: bytes | Path
+    index: FrameIndex
+    wanted: list[int]
+    fit: Fit
+    limits: Limits
+    clock: Clock
+
+
+def pictures_of(backend: Backend, request: Request, container: Any, stream: Any) -> Any:
+    """Pictures (N, H, W, 3) uint8 RGB, one for each wanted frame.
+
+    Args:
+        backend: Who decodes.
+        request: What.
+        container: The open video; what the decoders read here starts wherever it stands.
+        stream: Its video stream.
+
+    Raises:
+        BadSample: The frames do not decode, or change their size on the way.
+        ValueError: The backend is not installed.
+
+    """
+    pictures = None
+    if request.index.exact:
+        seek = _torchcodec if backend == "torchcodec" else _seeking
+        pictures = seek(request, container, stream)
+    return _sequential(request) if pictures is None else pictures
+
+
+def check_backend(backend: str) -> None:
+    """Refuse a backend that cannot run.
+
+    Raises:
+        ValueError: An unknown name, or one that is not installed.
+
+    """
+    if backend not in ("pyav", "torchcodec"):
+        raise ValueError(f"backend must be 'pyav' or 'torchcodec', got {backend!r}")
+    if backend == "torchcodec":
+        _torchcodec_decoder()
+
+
+class _Pictures:
+    """Frames on their way to one array; one scaler for all (frame.reformat would set a new one up for each)."""
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit, self.scaler, self.arrays = fit, VideoReformatter(), list[Any]()
+        self.size: tuple[int, int] | None = None
+
+    def add(self, frame: Any) -> None:
+        size = frame.height, frame.width
+        if self.size not in (None, size):
+            raise BadSample("the video changes its picture size on the way")
+        self.size = size
+        height, width = self.fit(*size)
+        picture = self.scaler.reformat(frame, width, height, format="rgb24", interpolation="AREA")
+        self.arrays.append(picture.to_ndarray())
+
+    def stack(self) -> Any:
+        return np.stack(self.arrays)
+
+
+def _seeking(request: Request, container: Any, stream: Any) -> Any:
+    """None where a seek did not land on its keyframe."""
+    index, pictures = request.index, _Pictures(request.fit)
+    position: int | None = None
+    frames: Iterator[Any] = iter(())
+    for target in (index.pts[frame] for frame in request.wanted):
+        before = bisect_right(index.keyframes, target) - 1
+        keyframe = index.keyframes[max(before, 0)] if index.keyframes else index.pts[0]
+        if position is None or keyframe > position:
+            container.seek(keyframe, stream=stream)
+            frames = request.clock.watch(container.decode(stream))
+        frame = next((frame for frame in frames if frame.pts is not None and frame.pts >= target), None)
+        if frame is None or frame.pts != target:
+            return None
+        position = target
+        pictures.add(frame)
+    return pictures.stack()
+
+
+def _sequential(request: Request) -> Any:
+    """The same by decoding everything, for files whose times or seeks are of no use."""
+    pictures, remaining = _Pictures(request.fit), set(request.wanted)
+    with open_media(request.source) as container:
+        stream = video_stream(container, request.limits)
+        for position, frame in enumerate(request.clock.watch(container.decode(stream))):
+            if position in remaining:
+                pictures.add(frame)
+            if position >= request.wanted[-1]:
+                break
+    if len(pictures.arrays) < len(request.wanted):
+        found, wanted = len(pictures.arrays), len(request.wanted)
+        raise BadSample(f"the video is truncated: {found} of {wanted} sampled frames decode")
+    return pictures.stack()
+
+
+def _torchcodec(request: Request, container: Any, stream: Any) -> Any:
+    """None where torchcodec counts other frames than the demux found."""
+    source = request.source if isinstance(request.source, bytes) else str(request.source)
+    decoder_class = _torchcodec_decoder()
+    try:
+        decoder = decoder_class(source, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        if len(decoder) != len(request.index.pts):
+            return None
+        raw = [decoder.get_frame_at(number).data.numpy() for number in request.clock.watch(request.wanted)]
+    except RuntimeError as error:
+        raise BadSample("the video does not decode: torchcodec's RuntimeError") from error
+    pictures = _Pictures(request.fit)
+    for array in raw:
+        pictures.add(av.VideoFrame.from_ndarray(array, format="rgb24"))
+    return pictures.stack()
+
+
+def _torchcodec_decoder() -> Any:
+    try:
+        # a wheel of another torch, or without FFmpeg's libraries, fails with RuntimeError or OSError
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ValueError(
+            "backend 'torchcodec' cannot be imported; install the torchcodec that fits this torch, and FFmpeg's "
+            "libraries, or take backend 'pyav'"
+        ) from error
+    return VideoDecoder

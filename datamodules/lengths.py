@@ -1,0 +1,82 @@
+"""Tokens of every row before anything is decoded: of the videos from the manifest, of the texts by the tokenizer."""
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+
+from .batching import Lengths
+from .clips import ClipReader
+from .collate import Collator
+from .quarantine import BadSample
+from .reader import RecordReader
+from .video import Clip
+
+_CHUNK = 1024
+_Record = dict[str, Any]
+
+
+def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReader) -> Lengths:
+    """What every row costs: each view of its video once, its prompt and history, and all its responses.
+
+    Reads all records once (a line of the overlay, or the sample's json), but no video. A row that cannot be used has
+    text of length 1. The few tokens of the chat template itself do not count.
+
+    Args:
+        reader: The rows.
+        collator: Knows a record's responses and their tokens.
+        clip_reader: Knows how many frames of which size a video gives.
+
+    """
+    visual, text = np.zeros(len(reader), np.int64), np.ones(len(reader), np.int64)
+    shapes: dict[tuple[int, int, int], int] = {}
+    for start in range(0, len(reader), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(reader)))
+        texts: list[str] = []
+        owners: list[int] = []
+        for row in rows:
+            try:
+                record = reader.record(row)
+                collator.check(record)
+            except BadSample:
+                continue
+            own = _texts(record, collator)
+            texts, owners = texts + own, owners + [row] * len(own)
+            visual[row] = sum(_visual(view, row, clip_reader, collator, shapes) for view in _views(record, collator))
+        for row, ids in zip(owners, collator.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
+            text[row] += len(ids)
+    return Lengths(visual, text)
+
+
+def _texts(record: _Record, collator: Collator) -> list[str]:
+    turns = [turn["content"] for turn in record.get("history") or ()]
+    return [*turns, record["prompt"], *(response.text for response in collator.responses(record))]
+
+
+def _views(record: _Record, collator: Collator) -> list[_Record]:
+    """Different views of the video that a record's responses look at."""
+    views = {json.dumps(response.media, sort_keys=True): response.media for response in collator.responses(record)}
+    return [view for view in views.values() if view.get("video", "") is not None]
+
+
+def _visual(
+    view: _Record, row: int, clip_reader: ClipReader, collator: Collator, shapes: dict[tuple[int, int, int], int]
+) -> int:
+    sample = clip_reader.reader.sample(row)
+    start, end = view.get("start_s") or 0.0, view.get("end_s")
+    seconds = min(sample.duration_s, sample.duration_s if end is None else end) - start
+    frames = max(1, round(sample.num_frames * seconds / sample.duration_s)) if sample.duration_s else 1
+    frames = min(frames, sample.num_frames)
+    shape = clip_reader.sampling.shape(frames, sample.fps, sample.height, sample.width, clip_reader.size)
+    if shape not in shapes:
+        shapes[shape] = _placeholders(shape, collator)
+    return shapes[shape]
+
+
+def _placeholders(shape: tuple[int, int, int], collator: Collator) -> int:
+    """Tokens that the family's own processor makes of a clip of a shape, asked with an empty one."""
+    frames, height, width = shape
+    clip = Clip(torch.zeros(frames, 3, height, width, dtype=torch.uint8), [float(i) for i in range(frames)], 1.0)
+    batch = Collator(collator.processor, "prompt")([({"prompt": "a", "media": {}}, clip)])
+    return int((batch["input_ids"] == collator.video_token_id).sum())

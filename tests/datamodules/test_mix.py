@@ -1,0 +1,95 @@
+import json
+
+import pytest
+
+from lit_vpo.datamodules.manifest import Manifest
+from lit_vpo.datamodules.mix import Mix, OverlayShare, overlay_files, part_of, read_parts, write_part
+from lit_vpo.datamodules.overlay import write_overlay
+from lit_vpo.datamodules.quarantine import Quarantine
+from lit_vpo.datamodules.reader import RecordReader
+
+
+def rows_of(prefix, count):
+    return [{"key": f"s{n % 6}", "id": f"{prefix}{n}", "r": n} for n in range(count)]
+
+
+@pytest.fixture
+def rounds(tmp_path):
+    """Three rounds of 8, 4 and 2 rows that speak of the same ids."""
+    for number, count in ((1, 8), (2, 4), (3, 2)):
+        write_overlay(tmp_path / f"round{number}.jsonl", rows_of("pair", count))
+    return tmp_path
+
+
+def test_several_overlays_join_in_order_with_ids_of_their_own(rounds, shards):
+    named = [f"{rounds}/round{number}.jsonl" for number in (1, 2, 3)]
+    mixes = [
+        Mix.load([OverlayShare(path) for path in named]),
+        Mix.load(",".join(named)),
+        Mix.load(f"{rounds}/round?.jsonl"),
+        Mix.load([OverlayShare(f"{named[0]}, {named[1]}"), OverlayShare(named[2])]),
+    ]
+    assert len({mix.overlay.hash for mix in mixes}) == 1
+    assert [row["id"] for row in mixes[0].overlay.rows][7:13] == [
+        "0/pair7", "1/pair0", "1/pair1", "1/pair2", "1/pair3", "2/pair0"
+    ]  # fmt: skip
+    assert mixes[0].weights == () and len(RecordReader(Manifest.load(shards), mixes[0].overlay)) == 14
+
+
+def test_one_overlay_keeps_its_ids(rounds):
+    assert [row["id"] for row in Mix.load(f"{rounds}/round3.jsonl").overlay.rows] == ["pair0", "pair1"]
+
+
+def test_origins_follow_the_rows_that_the_reader_keeps(rounds, clips, tmp_path):
+    from clip_factory import write_shards
+
+    folder = write_shards(tmp_path / "five", clips[:5])
+    Quarantine(folder).add("x.tar", "s5", "does not decode")
+    shares = [OverlayShare(f"{rounds}/round1.jsonl", 0.5), OverlayShare(f"{rounds}/round2.jsonl", 1.0)]
+    mix = Mix.load(shares)
+    reader = RecordReader(Manifest.load(folder), mix.overlay)
+    assert mix.origins(reader).tolist() == [0] * 7 + [1] * 4  # round 1's row of s5 is not there
+    assert [row["id"][0] for row in reader.rows] == [str(number) for number in mix.origins(reader)]
+    limited = RecordReader(Manifest.load(folder), mix.overlay, limit=8)
+    assert mix.origins(limited).tolist() == [0] * 7 + [1]
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 1.5])
+def test_weights_outside_0_to_1_are_refused(rounds, weight):
+    with pytest.raises(ValueError, match=r"weight of overlay .*round1.jsonl must lie in \(0, 1\]"):
+        Mix.load([OverlayShare(f"{rounds}/round1.jsonl", weight)])
+
+
+def test_a_glob_without_a_match_and_a_missing_file_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no overlay matches"):
+        Mix.load(f"{tmp_path}/*.jsonl")
+    with pytest.raises(ValueError, match="does not exist"):
+        Mix.load(f"{tmp_path}/a.jsonl")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_parts_of_ranks_merge_into_the_same_overlay_for_any_number_of_ranks(tmp_path, world):
+    rows = rows_of("r", 12)
+    for rank in range(world):
+        write_part(tmp_path / "pairs.jsonl", rows[rank::world], rank, world)
+    merged = read_parts(tmp_path / "pairs.jsonl")
+    if world > 1:
+        assert [row["id"] for row in merged.rows][:4] == ["r0", "r6", "r1", "r7"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [f"pairs.{n}-{world}.jsonl" for n in range(world)]
+        assert overlay_files(f"{tmp_path}/*.jsonl") == [tmp_path / "pairs.jsonl"]
+    expected = sorted(rows, key=lambda row: (row["key"], json.dumps(row, sort_keys=True)))
+    assert sorted(merged.rows, key=lambda row: (row["key"], json.dumps(row, sort_keys=True))) == expected
+
+
+def test_incomplete_and_mixed_parts_are_refused(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    write_part(path, rows_of("r", 2), 1, 3)
+    with pytest.raises(ValueError, match=r"incomplete: pairs.0-3.jsonl, pairs.2-3.jsonl is missing"):
+        read_parts(path)
+    write_part(path, rows_of("r", 2), 0, 2)
+    with pytest.raises(ValueError, match=r"holds pairs.0-2.jsonl, pairs.1-3.jsonl: remove those that are old"):
+        read_parts(path)
+    part_of(path, 0, 2).unlink()
+    write_overlay(path, rows_of("r", 2))
+    with pytest.raises(ValueError, match=r"holds pairs.1-3.jsonl, pairs.jsonl: remove"):
+        read_parts(path)

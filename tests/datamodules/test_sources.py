@@ -1,0 +1,78 @@
+"""The data module's ways to videos: stores, rules of sampling, kept frames, annotations by their own paths."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from lit_vpo.datamodules import InstructionDataModule, Source
+from lit_vpo.datamodules.annotations import annotation_overlay
+from lit_vpo.datamodules.manifest import Manifest, index
+from lit_vpo.datamodules.overlay import Overlay
+from lit_vpo.datamodules.sampling import Fps, Uniform
+from lit_vpo.datamodules.stores import ColdStore
+
+
+def batches(**options):
+    module = InstructionDataModule("tiny_llava_onevision", batch_size=2, size=16, world_multiple=1, **options)
+    return list(module.train_dataloader())
+
+
+def test_rules_stores_and_kept_frames_give_the_same_batches(shards, tmp_path):
+    plain = batches(train=Source(str(shards)), num_frames=4)
+    store = ColdStore(f"pipe:cat {shards}/{{shard}}", str(tmp_path / "shards"))
+    others = {
+        "rule": {"train": Source(str(shards)), "sampling": Uniform(4)},
+        "store": {"train": Source(str(shards), store=store), "num_frames": 4, "frame_cache": str(tmp_path / "frames")},
+    }
+    others["kept"] = others["store"]
+    for name, options in others.items():
+        for batch, expected in zip(batches(**options), plain, strict=True):
+            assert [record["id"] for record in batch["records"]] == [record["id"] for record in expected["records"]]
+            for field in ("input_ids", "pixel_values_videos"):
+                if field in expected:
+                    assert torch.equal(batch[field], expected[field]), (name, field)
+    assert len(list((tmp_path / "frames").glob("*/*.npz"))) == 6
+
+
+def test_annotations_find_their_videos_below_the_media_root(tmp_path, clips):
+    (tmp_path / "sub").mkdir()
+    for name, clip in (("a.mp4", clips[0]), ("sub/b.1.mp4", clips[1])):
+        (tmp_path / name).write_bytes(clip)
+    manifest = index(tmp_path)
+    turns = [{"role": "user", "content": "<video>What?"}, {"role": "assistant", "content": "a cat"}]
+    rows = [{"messages": turns, "videos": [f"/their/disk/{name}"]} for name in ("sub/b.1.mp4", "a.mp4")]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    overlay = annotation_overlay(str(path), manifest, "/their/disk")
+    assert [(row["key"], row["ground_truth"]) for row in overlay.rows] == [("sub_b_1", "a cat"), ("a", "a cat")]
+    with pytest.raises(ValueError, match=r"rows.json:1, field 'media': '/their/disk/sub/b.1.mp4' is no video"):
+        annotation_overlay(str(path), manifest)
+    source = Source(str(tmp_path), annotations=str(path))
+    (batch,) = batches(train=source, media_root="/their/disk/", num_frames=2)
+    assert sorted(record["key"] for record in batch["records"]) == ["a", "sub_b_1"]
+    hound = [{"id": "1", "video": "a", "prompt": "What?", "chosen": "x", "rejected": "y"}]
+    path.write_text(json.dumps(hound))
+    assert isinstance(annotation_overlay(str(path), Manifest.load(tmp_path)), Overlay)
+    with pytest.raises(ValueError, match="exclude each other"):
+        Source("x", overlay="a.jsonl", annotations="b.json")
+
+
+def test_rules_and_stores_are_named_in_yaml(shards):
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(InstructionDataModule, "data")
+    settings = {
+        "model": "tiny_llava_onevision",
+        "sampling": {"class_path": "lit_vpo.datamodules.sampling.Fps", "init_args": {"fps": 2.0}},
+        "train": {
+            "shards": str(shards),
+            "store": {"class_path": "lit_vpo.datamodules.stores.RangeStore", "init_args": {"url": "memory://x"}},
+        },
+    }
+    config = {"data": {"class_path": "lit_vpo.datamodules.InstructionDataModule", "init_args": settings}}
+    module = parser.instantiate_classes(parser.parse_string(yaml.safe_dump(config))).data
+    assert module.sampling == Fps(2.0) and module.sources["train"].store.url == "memory://x"
+    with pytest.raises(ValueError, match="sampling must be one of tempo"):
+        InstructionDataModule("tiny_llava_onevision", sampling="all")
