@@ -1,4 +1,4 @@
-"""`pairs prompts`, `build`, `select` and `corrupt`: the plain stages between a folder of shards and an overlay of pairs."""
+"""`pairs prompts`, `build`, `select` and `corrupt`: plain stages between a folder of shards and an overlay of pairs."""
 
 import json
 from collections.abc import Sequence
