@@ -12,6 +12,7 @@ from .memory import MemoryReport
 from .pair_table import PairTable
 from .pretrained import SavePretrained
 from .resample import PreferenceResampler
+from .round_stop import RoundStop
 from .rounds import LoRAMergeReinit, ReferenceRefresh, RoundCallback
 from .step import StepCallback
 
@@ -25,6 +26,7 @@ __all__ = [
     "PreferenceResampler",
     "ReferenceRefresh",
     "RoundCallback",
+    "RoundStop",
     "SavePretrained",
     "StepCallback",
 ]
