@@ -54,7 +54,7 @@ class DPOModule(RoundsModule):
 
     Videos are encoded once per batch; all roles and the reference share them. What is minimised is
     `loss` + `nll_weight` * NLL(chosen) + `ce_weight` * CE(ground truth). Metrics of pairs compare chosen with the first
-    rejected response.
+    rejected response. Records of mode `sft` among the pairs add the plain CE of their ground truth (`loss/sft`).
 
     Args:
         model: See `RoundsModule`.
@@ -95,6 +95,7 @@ class DPOModule(RoundsModule):
             "loss/dpo": Term(1.0, "chosen", "sample"),
             "loss/nll_chosen": Term(nll_weight, "chosen", nll_reduction),
             "loss/ce_ground_truth": Term(ce_weight, "ground_truth", ce_reduction),
+            "loss/sft": Term(1.0, "sft", ce_reduction),
         }
         self.reference_tolerance = reference_tolerance
         self.pairs = nn.ModuleDict({stage: PreferenceMetrics() for stage in _STAGES})
@@ -131,8 +132,8 @@ class DPOModule(RoundsModule):
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         logps = self.pair_logps(batch, self.encode(batch))
         parts = self.objective(batch, logps)
-        self.guard_pairs(batch, logps, parts["loss/dpo"].value)
-        self.gather("fit", logps, parts)
+        self.guard_pairs(batch, logps, parts["loss/dpo"])
+        self.gather("fit", batch, logps, parts)
         total = self.total(batch, parts)
         weighted = sum(self.terms[name].weight * mean.value.detach() for name, mean in parts.items())
         self.log("loss/total", weighted, prog_bar=True, batch_size=len(batch["records"]))
@@ -144,15 +145,20 @@ class DPOModule(RoundsModule):
         Raises:
             ValueError: If the ground truth has a weight and the batch has no such rows.
         """
-        weight = batch["weight"]
-        parts = {"loss/dpo": Mean((weight * self.loss(*logps.roles)).sum(), weight.sum())}
-        texts = {"loss/nll_chosen": logps.roles[0].policy}
+        of_pairs = batch["weight"] * batch["is_pair"]
+        first = logps.roles[0].policy
+        parts = {"loss/dpo": Mean((of_pairs * self.loss(*logps.roles)).sum(), of_pairs.sum())}
+        texts = {"loss/nll_chosen": (first, of_pairs)}
+        if not batch["is_pair"].all():
+            texts["loss/sft"] = first, batch["weight"] - of_pairs
         if logps.ground_truth is not None:
-            texts["loss/ce_ground_truth"] = logps.ground_truth
+            texts["loss/ce_ground_truth"] = logps.ground_truth, of_pairs
         elif self.terms["loss/ce_ground_truth"].weight:
             raise ValueError("ce_weight needs ground-truth rows: set data.with_ground_truth: true, or ce_weight: 0")
         reductions = {name: self.terms[name].reduction for name in texts}
-        return parts | {name: nll(own.sums, own.lengths, reductions[name], weight) for name, own in texts.items()}
+        return parts | {
+            name: nll(own.sums, own.lengths, reductions[name], weight) for name, (own, weight) in texts.items()
+        }
 
     def total(self, batch: PreferenceBatch, parts: dict[str, Mean]) -> Tensor:
         """The batch's share of what the optimizer step minimises, ()."""
@@ -164,7 +170,7 @@ class DPOModule(RoundsModule):
         return torch.stack(shares).sum()
 
     @torch.no_grad()
-    def guard_pairs(self, batch: PreferenceBatch, logps: PairLogps, loss: Tensor) -> None:
+    def guard_pairs(self, batch: PreferenceBatch, logps: PairLogps, loss: Mean) -> None:
         """Checks at a round's first step: numbers are finite, and policy = reference where they should be, hence ln 2.
 
         Raises:
@@ -177,23 +183,29 @@ class DPOModule(RoundsModule):
             if self.starts_as_reference:
                 same = logps.policy.tokens[: len(reference.tokens)]
                 check_same_as_reference(same, reference.tokens, self.reference_tolerance)
-                if self.loss.starts_at_ln2:
+                if self.loss.starts_at_ln2 and loss.size > 0:
                     longest = int(reference.lengths.max())
-                    check_ln2(float(loss), 1e-6 + self.loss.beta * self.reference_tolerance * longest)
+                    check_ln2(float(loss.value), 1e-6 + self.loss.beta * self.reference_tolerance * longest)
         self.guard_first_step(batch, logps.policy)
 
     @torch.no_grad()
-    def gather(self, stage: Stage, logps: PairLogps, parts: dict[str, Mean]) -> Tensor:
+    def gather(self, stage: Stage, batch: PreferenceBatch, logps: PairLogps, parts: dict[str, Mean]) -> Tensor:
         """Add a batch to the metrics of a stage; returns the margins of the rewards, (B,)."""
         chosen, rejected = logps.roles[:2]
         sums = [role.policy.sums for role in (chosen, rejected)]
         sums += [torch.zeros_like(sums[0]) if r.reference is None else r.reference.sums for r in (chosen, rejected)]
         rewards = self.loss.rewards(chosen), self.loss.rewards(rejected)
-        pairs: Any = self.pairs[stage]
-        pairs.update(*sums, chosen.policy.lengths, rejected.policy.lengths, self.loss.beta, rewards)
+        real = batch["is_pair"] > 0
+        if real.any():
+            *given, won, lost = (
+                each[real] for each in (*sums, chosen.policy.lengths, rejected.policy.lengths, *rewards)
+            )
+            pairs: Any = self.pairs[stage]
+            pairs.update(*given, self.loss.beta, (won, lost))
         losses: Any = self.losses[stage]
         for name, mean in parts.items():
-            losses[name].update(mean.value, weight=mean.size)
+            if mean.size > 0:
+                losses[name].update(mean.value, weight=mean.size)
         return rewards[0] - rewards[1]
 
     @override
@@ -201,7 +213,7 @@ class DPOModule(RoundsModule):
         if batch["kind"] != "preference":
             return super().evaluate_objective(batch, stage)
         logps = self.pair_logps(batch, self.encode(batch))
-        return {"margins": self.gather(stage, logps, self.objective(batch, logps))}
+        return {"margins": self.gather(stage, batch, logps, self.objective(batch, logps))}
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -216,8 +228,9 @@ class DPOModule(RoundsModule):
         prefix = "" if stage == "fit" else f"{stage}/"
         pairs: Any = self.pairs[stage]
         losses: Any = self.losses[stage]
-        if pairs.update_called:
-            values = pairs.compute() | {name: m.compute() for name, m in losses.items() if m.update_called}
+        values = pairs.compute() if pairs.update_called else {}
+        values |= {name: metric.compute() for name, metric in losses.items() if metric.update_called}
+        if values:
             unknown = () if self.loss.needs_reference else _AGAINST_REFERENCE
             self.log_dict({f"{prefix}{name}": value for name, value in values.items() if name not in unknown})
         for metric in (pairs, *losses.values()):
