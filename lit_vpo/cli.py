@@ -172,6 +172,10 @@ def _add_pairs(commands: Any) -> None:
         "--validation", type=int, default=0, metavar="N", help="hold out the pairs of the last N videos"
     )
     select.set_defaults(command=_select)
+    captions = pairs.add_parser("captions", help="what a policy said, as records to learn from (rebirth tuning)")
+    captions.add_argument("generations", help="of predict")
+    captions.add_argument("--out", required=True)
+    captions.set_defaults(command=_captions)
     corrupt = pairs.add_parser("corrupt", help="also reject the chosen text on a corrupted video (mDPO)")
     corrupt.add_argument("pairs", help="overlay of pairs")
     corrupt.add_argument("--out", required=True)
@@ -271,6 +275,13 @@ def _select(args: argparse.Namespace) -> int | None:
     from lit_vpo.pair_commands import write_selected
 
     write_selected(args.generations, args.out, args.scorer, args.margin, args.validation)
+    return None
+
+
+def _captions(args: argparse.Namespace) -> int | None:
+    from lit_vpo.pair_commands import write_captions
+
+    write_captions(args.generations, args.out)
     return None
 
 

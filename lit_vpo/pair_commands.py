@@ -1,4 +1,4 @@
-"""`pairs prompts`, `build`, `select` and `corrupt`: plain stages between a folder of shards and an overlay of pairs."""
+"""The commands under `pairs`: plain stages between a folder of shards and an overlay to train on."""
 
 import json
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from lit_vpo.datamodules.atomic import read_lines, write_lines
 from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.generations import load_scorer
+from lit_vpo.preferences.captions import caption_records
 from lit_vpo.preferences.corruption import corrupted
 from lit_vpo.preferences.judges import ExactJudge
 from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
@@ -161,3 +162,17 @@ def write_selected(generations: str, out: str, scorer: str, margin: float, num_v
         raise ValueError(f"{generations} has one answer per prompt; predict with --model.init_args.num_candidates 2")
     pairs, dropped = select_pairs(rows, ExactJudge(load_scorer(scorer)), margin)
     _save(pairs, dropped, Path(out), num_validation)
+
+
+def write_captions(generations: str, out: str) -> None:
+    """Writes what a policy said as records to learn from, for rebirth tuning, and prints what was left out.
+
+    Args:
+        generations: JSONL that `predict` wrote.
+        out: The overlay; rows left out go to `<out stem>.dropped.jsonl` with their reasons.
+
+    Raises:
+        ValueError: If no caption is left.
+    """
+    rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
+    _save(*caption_records(rows), Path(out), 0)
