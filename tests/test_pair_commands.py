@@ -97,7 +97,7 @@ def test_select_takes_the_best_and_the_worst_and_holds_videos_out(tmp_path, caps
 
 
 def test_select_needs_candidates_and_a_pair(tmp_path, generations):
-    with pytest.raises(ValueError, match="predict with --model.init_args.num_candidates 2"):
+    with pytest.raises(ValueError, match=r"predict with --model\.init_args\.num_candidates 2"):
         main(["pairs", "select", str(generations), "--out", str(tmp_path / "o.jsonl"), *SCORER])
     same = candidates(tmp_path / "same.jsonl", EVENT["text"], EVENT["text"])
     with pytest.raises(ValueError, match=r"no pair left of 3; look at the reasons: \['margin'\]"):

@@ -1,5 +1,9 @@
 """Rounds: what each combination of callbacks means, and that a cut run ends like a straight one."""
 
+import pathlib
+import subprocess
+import sys
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -238,3 +242,22 @@ def test_without_a_reference_a_merge_is_still_a_merge(fit, batches):
         scores(module, batches[0]).policy.tokens, before.logps.policy.tokens, atol=1e-4, rtol=1e-4
     )
     assert weights_hash(module.net, frozen_only=True) == module.frozen_hash != module.base_hash
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_and_learn_what_one_rank_learns(tmp_path):
+    script = pathlib.Path(__file__).with_name("rounds_run.py")
+    learned = []
+    for world in (1, 2):
+        out = tmp_path / f"{world}.pt"
+        subprocess.run([sys.executable, str(script), str(world), str(out)], check=True, timeout=300)
+        learned.append(torch.load(out, weights_only=True))
+    one, two = learned
+    assert one["round"] == two["round"] == 3 and len(set(two["hashes"])) == 1
+    for name, tensor in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], tensor, atol=1e-5, rtol=1e-5)
+    start = dict(load_model(NAME).named_parameters())
+    merged = {name: tensor for name, tensor in two["weights"].items() if name.endswith("base_layer.weight")}
+    for name, tensor in merged.items():
+        assert not torch.equal(tensor, start[name.removeprefix("base_model.model.").replace(".base_layer.", ".")])
+    assert merged
