@@ -110,7 +110,7 @@ class VideoLMModule(PolicyModule):
 
     @override
     def on_predict_start(self) -> None:
-        self.model_identity = {"name": self.model, "hash": weights_hash(self.net), "base": self.frozen_hash}
+        self.model_identity = {"name": self.model, "hash": weights_hash(self.net), "base": self.base_hash}
 
     @override
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
