@@ -20,7 +20,7 @@ from rich.progress import track
 
 from lit_vpo.batch import IGNORE
 from lit_vpo.models import get_family
-from lit_vpo.modules.generation import PER_TOKEN, generate
+from lit_vpo.modules.generation import PER_TOKEN, Decoding, generate
 from lit_vpo.modules.scoring import video_inputs
 
 CANDIDATES = 4
@@ -39,8 +39,8 @@ def ours(net: Any, batch: dict[str, Any], new_tokens: int) -> list[str]:
     """This project's way."""
     family = get_family("qwen2_5_vl")
     inputs = video_inputs(family, batch, family.encode(net, batch["media"]))
-    limits = (new_tokens, 1.0, 1.0)
-    return [text for text, _ in generate(net, family, inputs, NEVER_ENDS, *limits, [("benchmark",)], CANDIDATES)]
+    decoding = Decoding(new_tokens, 1.0)
+    return [text for text, _ in generate(net, family, inputs, NEVER_ENDS, decoding, [("benchmark",)], CANDIDATES)]
 
 
 def theirs(net: Any, batch: dict[str, Any], new_tokens: int) -> list[str]:

@@ -11,14 +11,22 @@ from .generations import GenerationWriter
 from .memory import MemoryReport
 from .pair_table import PairTable
 from .pretrained import SavePretrained
+from .resample import PreferenceResampler
+from .round_stop import RoundStop
+from .rounds import LoRAMergeReinit, ReferenceRefresh, RoundCallback
 from .step import StepCallback
 
 __all__ = [
     "CaptionScores",
     "DataFaults",
     "GenerationWriter",
+    "LoRAMergeReinit",
     "MemoryReport",
     "PairTable",
+    "PreferenceResampler",
+    "ReferenceRefresh",
+    "RoundCallback",
+    "RoundStop",
     "SavePretrained",
     "StepCallback",
 ]

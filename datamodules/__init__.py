@@ -16,6 +16,7 @@ from .probe import probe
 from .prompts import PromptDataModule
 from .quarantine import BadSample, Quarantine, read_quarantine
 from .reader import RecordReader
+from .round_data import RoundPreferenceDataModule
 from .schemas import read_annotations
 from .sources import Source
 from .video import Clip, decode
@@ -35,6 +36,7 @@ __all__ = [
     "PromptDataModule",
     "Quarantine",
     "RecordReader",
+    "RoundPreferenceDataModule",
     "Sample",
     "ShardLoader",
     "ShardWriter",

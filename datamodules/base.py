@@ -245,13 +245,20 @@ class VideoShardDataModule(LightningDataModule):
             self.loaders[name] = self._make_loader(source, collator, evaluation)
         return self.loaders[name]
 
-    def _make_loader(self, source: Source, collator: Collator, evaluation: bool) -> ShardLoader:
+    def _read(self, source: Source) -> tuple[RecordReader, Mix | None]:
+        """The rows of a source, and the mix that they come from."""
         mix = None if source.overlay is None else Mix.load(source.overlay)
         manifest = Manifest.load(source.shards, remote=source.store is not None)
         overlay = None if mix is None else mix.overlay
         if source.annotations is not None:
             overlay = annotation_overlay(source.annotations, manifest, self.media_root)
-        reader = RecordReader(manifest, overlay, source.limit, source.store)
+        return RecordReader(manifest, overlay, source.limit, source.store), mix
+
+    def _make_loader(self, source: Source, collator: Collator, evaluation: bool) -> ShardLoader:
+        reader, mix = self._read(source)
+        return self._over(reader, mix, collator, evaluation)
+
+    def _over(self, reader: RecordReader, mix: Mix | None, collator: Collator, evaluation: bool) -> ShardLoader:
         trainer = self.trainer
         rank, world = self._place(evaluation)
         return ShardLoader(

@@ -81,7 +81,7 @@ class Collator:
         texts = [record["prompt"], turns, *(row.text for row in self.responses(record))]
         if any(token in text for token in self.media_tokens for text in texts):
             raise BadSample(f"a text contains a media placeholder of the model ({', '.join(self.media_tokens)})")
-        if self.kind == "preference":
+        if self.kind == "preference" and record.get("mode") != "sft":
             self._check_tokens(self.responses(record)[: 1 + self.num_negatives])
 
     def _check_tokens(self, rows: list[Response]) -> None:
@@ -97,7 +97,7 @@ class Collator:
 
     def counts(self, record: Record) -> dict[str, Count]:
         """What a record adds to its accumulation window: responses and tokens of the roles that losses average over."""
-        rows = {row.role: row for row in self.responses(record) if row.role in ("chosen", "ground_truth")}
+        rows = {row.role: row for row in self.responses(record) if row.role in ("chosen", "ground_truth", "sft")}
         weight = _weight(record)
         if self.kind not in ("instruction", "preference"):
             return {}
@@ -249,7 +249,8 @@ class Collator:
         if self.kind == "instruction":
             return {"weight": weight}
         if self.kind == "preference":
-            return {"weight": weight, "has_ground_truth": self.with_ground_truth}
+            is_pair = torch.tensor([float(record.get("mode") != "sft") for record in records])
+            return {"weight": weight, "is_pair": is_pair, "has_ground_truth": self.with_ground_truth}
         if self.kind == "question":
             answers = [record["meta"]["options"].index(record["ground_truth"]) for record in records]
             return {"question_index": torch.tensor([row.example for row in rows]), "answer": torch.tensor(answers)}

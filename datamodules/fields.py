@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 Row = dict[str, Any]
+MAX_SECONDS = 1e9
 
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "id": (str,),
@@ -74,6 +75,12 @@ def _check_types(fields: Row, types: dict[str, tuple[type, ...]], where: str, pr
 
 def _check_media(media: Row, where: str, prefix: str = "media.") -> None:
     _check_types(media, _MEDIA_TYPES, where, prefix)
+    for name in ("start_s", "end_s"):
+        seconds = media.get(name)
+        if seconds is not None and not abs(seconds) < MAX_SECONDS:  # json knows nan, and integers of any size
+            raise ValueError(
+                f"{where}, field '{prefix}{name}': must be seconds below {MAX_SECONDS:g}, got {str(seconds)[:20]}"
+            )
     order = media.get("frame_order") or []
     if not all(isinstance(position, int) and position >= 0 for position in order):
         raise ValueError(f"{where}, field '{prefix}frame_order': must be a list of positions >= 0, got {order!r}")

@@ -36,7 +36,12 @@ def responses_of(record: Record, kind: Kind, with_ground_truth: bool = False, nu
 
 
 def _compared(record: Record, media: Record, with_ground_truth: bool, num_negatives: int) -> list[Response]:
-    """Chosen, `num_negatives` rejected responses (`rejected`, then `negatives`), ground truth where wanted."""
+    """Chosen, `num_negatives` rejected responses (`rejected`, then `negatives`), ground truth where wanted.
+
+    A record of mode `sft` stands among pairs with its ground truth in every role: one response, no comparison.
+    """
+    if record.get("mode") == "sft":
+        return [Response("sft", record.get("ground_truth") or "", media)] * (1 + num_negatives + with_ground_truth)
     negatives = record.get("negatives") or []
     if len(negatives) + 1 < num_negatives:
         raise BadSample(f"{1 + len(negatives)} rejected responses where num_negatives is {num_negatives}")
@@ -74,6 +79,7 @@ def check_texts(record: Record, kind: Kind, with_ground_truth: bool = False, num
     for row in rows if kind != "prompt" else ():
         if not row.text.strip():
             raise BadSample(f"empty {row.role}")
-    for row in rows[1 : 1 + num_negatives] if kind == "preference" else ():
+    compared = kind == "preference" and record.get("mode") != "sft"
+    for row in rows[1 : 1 + num_negatives] if compared else ():
         if row.text.strip() == rows[0].text.strip() and row.media == rows[0].media:
             raise BadSample(f"chosen = {row.role}")

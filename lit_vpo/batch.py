@@ -54,8 +54,9 @@ class PreferenceBatch(Rows):
     kind: Literal["preference"]
     labels: Tensor  # (R, S) long, as above
     weight: Tensor  # (B,) float
+    is_pair: Tensor  # (B,) float: 1, or 0 for records of mode sft, whose ground truth stands in every role
     has_ground_truth: bool
-    window: NotRequired[dict[str, Count]]  # of chosen, and of ground_truth where it has rows
+    window: NotRequired[dict[str, Count]]  # of chosen and sft, and of ground_truth where it has rows
 
 
 class PromptBatch(Rows):

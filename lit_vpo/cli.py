@@ -163,6 +163,19 @@ def _add_pairs(commands: Any) -> None:
     build.add_argument("--max-pairs-per-video", type=int, metavar="N", help="keep N pairs of a video, drawn at random")
     build.add_argument("--seed", type=int, default=0, help="of that draw")
     build.set_defaults(command=_build)
+    select = pairs.add_parser("select", help="best and worst of several candidates, by a caption scorer")
+    select.add_argument("generations", help="of predict with --model.init_args.num_candidates")
+    select.add_argument("--out", required=True)
+    select.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
+    select.add_argument("--margin", type=float, default=0.05, help="least difference in errors per event")
+    select.add_argument(
+        "--validation", type=int, default=0, metavar="N", help="hold out the pairs of the last N videos"
+    )
+    select.set_defaults(command=_select)
+    captions = pairs.add_parser("captions", help="what a policy said, as records to learn from (rebirth tuning)")
+    captions.add_argument("generations", help="of predict")
+    captions.add_argument("--out", required=True)
+    captions.set_defaults(command=_captions)
     corrupt = pairs.add_parser("corrupt", help="also reject the chosen text on a corrupted video (mDPO)")
     corrupt.add_argument("pairs", help="overlay of pairs")
     corrupt.add_argument("--out", required=True)
@@ -255,6 +268,20 @@ def _build(args: argparse.Namespace) -> int | None:
     write_pairs(
         args.generations, args.out, args.scorer, args.validation, args.filter, args.max_pairs_per_video, args.seed
     )
+    return None
+
+
+def _select(args: argparse.Namespace) -> int | None:
+    from lit_vpo.pair_commands import write_selected
+
+    write_selected(args.generations, args.out, args.scorer, args.margin, args.validation)
+    return None
+
+
+def _captions(args: argparse.Namespace) -> int | None:
+    from lit_vpo.pair_commands import write_captions
+
+    write_captions(args.generations, args.out)
     return None
 
 

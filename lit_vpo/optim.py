@@ -27,7 +27,9 @@ def param_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def scheduled(optimizer: Optimizer, shape: Shape, warmup_steps: int, max_steps: int) -> dict[str, Any]:
+def scheduled(
+    optimizer: Optimizer, shape: Shape, warmup_steps: int, max_steps: int, round_steps: int | None = None
+) -> dict[str, Any]:
     """The optimizer with its schedule, in the form that Lightning's `configure_optimizers` returns.
 
     Args:
@@ -36,6 +38,8 @@ def scheduled(optimizer: Optimizer, shape: Shape, warmup_steps: int, max_steps: 
         warmup_steps: See there.
         max_steps: `trainer.max_steps`; never `estimated_stepping_batches`, which drops the loaders' state on resume
             (Lightning issue 20550).
+        round_steps: Where a run has rounds: the schedule begins anew every so many steps.
     """
-    scheduler = LambdaLR(optimizer, warmup_then(shape, warmup_steps, max_steps))
+    factor = warmup_then(shape, warmup_steps, round_steps or max_steps)
+    scheduler = LambdaLR(optimizer, lambda step: factor(step % round_steps) if round_steps else factor(step))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

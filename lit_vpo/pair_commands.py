@@ -1,4 +1,4 @@
-"""`pairs prompts`, `build` and `corrupt`: the plain stages between a folder of shards and an overlay of pairs."""
+"""The commands under `pairs`: plain stages between a folder of shards and an overlay to train on."""
 
 import json
 from collections.abc import Sequence
@@ -12,9 +12,12 @@ from lit_vpo.datamodules.atomic import read_lines, write_lines
 from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.generations import load_scorer
+from lit_vpo.preferences.captions import caption_records
 from lit_vpo.preferences.corruption import corrupted
+from lit_vpo.preferences.judges import ExactJudge
 from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
 from lit_vpo.preferences.perturbations import perturbed_prompts
+from lit_vpo.preferences.selection import select_pairs
 
 
 def write_prompts(
@@ -73,14 +76,8 @@ def write_pairs(
     """
     rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
     pairs, dropped = build_pairs(rows, tuple(filters) or DEFAULT_FILTERS, max_pairs_per_video, seed)
-    if not pairs:
-        raise ValueError(
-            f"no pair left of {len(dropped)}; look at the reasons: {sorted({d['reason'] for d in dropped})}"
-        )
     path = Path(out)
-    _save(pairs, path, num_validation)
-    write_lines(path.with_name(path.stem + ".dropped.jsonl"), (json.dumps(row) for row in dropped))
-    _print_counts(pairs, dropped)
+    _save(pairs, dropped, path, num_validation)
     if scorer:
         quality = pair_quality(pairs, load_scorer(scorer), {row["key"]: row for row in rows})
         path.with_name(path.stem + ".quality.json").write_text(json.dumps(quality, indent=1))
@@ -106,7 +103,18 @@ def write_corrupted(pairs: str, out: str, kind: str, r: int, num_frames: int, se
     Console().print(f"{len(rows)} pairs with a corrupted video as second negative: {out}")
 
 
-def _save(pairs: list[dict[str, Any]], path: Path, num_validation: int) -> None:
+def _save(pairs: list[dict[str, Any]], dropped: list[dict[str, Any]], path: Path, num_validation: int) -> None:
+    """Write pairs and what gave none, and print the counts."""
+    if not pairs:
+        raise ValueError(
+            f"no pair left of {len(dropped)}; look at the reasons: {sorted({d['reason'] for d in dropped})}"
+        )
+    _split(pairs, path, num_validation)
+    write_lines(path.with_name(path.stem + ".dropped.jsonl"), (json.dumps(row) for row in dropped))
+    _print_counts(pairs, dropped)
+
+
+def _split(pairs: list[dict[str, Any]], path: Path, num_validation: int) -> None:
     keys = list(dict.fromkeys(pair["key"] for pair in pairs))
     if not 0 <= num_validation < len(keys):
         raise ValueError(
@@ -134,3 +142,37 @@ def _print_quality(quality: dict[str, dict[str, float]]) -> None:
     for name in next(iter(quality.values())):
         table.add_row(name, *(f"{values[name]:.3g}" for values in quality.values()))
     Console().print(table)
+
+
+def write_selected(generations: str, out: str, scorer: str, margin: float, num_validation: int = 0) -> None:
+    """Selects the best and the worst candidate of each prompt, writes the overlay, and prints what gave no pair.
+
+    Args:
+        generations: JSONL that `predict` wrote with several candidates (`model.num_candidates`).
+        out: The overlay; prompts without a pair go to `<out stem>.dropped.jsonl` with their reasons.
+        scorer: Dotted path of a caption scorer.
+        margin: Least difference in errors per event.
+        num_validation: The pairs of this many videos (the last ones) go to `<out stem>.validation.jsonl` instead.
+
+    Raises:
+        ValueError: If the rows have no candidates, no pair is left, or num_validation leaves no video to train on.
+    """
+    rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
+    if not rows or "prompt_id" not in rows[0]:
+        raise ValueError(f"{generations} has one answer per prompt; predict with --model.init_args.num_candidates 2")
+    pairs, dropped = select_pairs(rows, ExactJudge(load_scorer(scorer)), margin)
+    _save(pairs, dropped, Path(out), num_validation)
+
+
+def write_captions(generations: str, out: str) -> None:
+    """Writes what a policy said as records to learn from, for rebirth tuning, and prints what was left out.
+
+    Args:
+        generations: JSONL that `predict` wrote.
+        out: The overlay; rows left out go to `<out stem>.dropped.jsonl` with their reasons.
+
+    Raises:
+        ValueError: If no caption is left.
+    """
+    rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
+    _save(*caption_records(rows), Path(out), 0)

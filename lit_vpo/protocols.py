@@ -1,6 +1,6 @@
 """What callbacks may rely on, so that they need not know the modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol, runtime_checkable
 
 from lit_vpo.metrics.captions import CaptionCounts
@@ -41,7 +41,45 @@ class HasReference(Protocol):
         """Content hash of the reference's weights."""
 
 
+@runtime_checkable
+class HasRounds(HasReference, Protocol):
+    """A module that trains in rounds; callbacks say what a round's end brings, the module knows when and how."""
+
+    round: int  # rounds that have ended
+
+    def plan_boundary(self, merge: bool = False, new_weight: float | None = None) -> None:
+        """Say what shall happen at the end of every round.
+
+        Raises:
+            ValueError: If the module cannot do it.
+        """
+
+    def end_round(self) -> None:
+        """Cross the planned boundary if the last optimizer step was a round's last; else do nothing."""
+
+
+@runtime_checkable
+class HasCandidates(Protocol):
+    """A data module that trains on the pairs of a round, and knows prompts for the next one's."""
+
+    def check_candidates(self) -> None:
+        """Refuse to sample without prompts.
+
+        Raises:
+            ValueError: There are none.
+        """
+
+    def candidate_loader(self, round_index: int, done: Collection[str] = (), rank: int = 0, world: int = 1) -> Any:
+        """Batches of a round's prompts on a rank, but for those that are done."""
+
+    def write_pairs(self, path: str, pairs: list[dict[str, Any]], rank: int, world: int) -> str:
+        """Write a rank's pairs as (a part of) an overlay; returns the name of the whole."""
+
+    def begin_round(self, overlay: str) -> None:
+        """Train on an overlay from the next batch on."""
+
+
 CaptionScorer = Callable[[str, dict[str, Any]], CaptionCounts]
 """Counts the errors of a caption (first argument) against what a record says about its video."""
 
-__all__ = ["CaptionScorer", "HasAdapter", "HasNetwork", "HasReference", "SharesPrefix"]
+__all__ = ["CaptionScorer", "HasAdapter", "HasCandidates", "HasNetwork", "HasReference", "HasRounds", "SharesPrefix"]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_vpo.lora import ADAPTER, copy_adapter, lora_layers, plain, refuse_unrestorable
@@ -58,6 +58,30 @@ class Reference(nn.Module, ABC):
         Args:
             net: As in `attach`.
         """
+
+    def refresh(self, net: Any, new_weight: float) -> None:
+        """Move towards the policy: reference <- (1 - a) reference + a policy (TR-DPO, arXiv 2404.09656).
+
+        Args:
+            net: As in `attach`.
+            new_weight: a in (0, 1]; 1 copies.
+
+        Raises:
+            ValueError: If this reference has no weights of its own to move.
+        """
+        raise ValueError(f"reference: {self.name} has no weights of its own; the ledger moves it")
+
+    def state(self, net: Any) -> dict[str, Tensor]:
+        """Tensors of its own that a checkpoint must hold beside the trained ones.
+
+        Args:
+            net: As in `attach`.
+        """
+        return {}
+
+    def load_state(self, net: Any, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        assert not state
 
     @abstractmethod
     def hash(self, net: Any, frozen_hash: str) -> str:
@@ -108,6 +132,13 @@ class SecondAdapter(Reference):
                 net.set_adapter(ADAPTER)
 
     @override
+    @torch.no_grad()
+    def refresh(self, net: Any, new_weight: float) -> None:
+        for _, layer in lora_layers(net):
+            for matrices in (layer.lora_A, layer.lora_B):
+                matrices[SECOND].weight.lerp_(matrices[ADAPTER].weight, new_weight)
+
+    @override
     def hash(self, net: Any, frozen_hash: str) -> str:
         digest = hashlib.sha256(frozen_hash.encode())
         for name, layer in lora_layers(net):
@@ -136,6 +167,25 @@ class FrozenCopy(Reference):
     def weights(self, net: Any) -> Iterator[Any]:
         with torch.no_grad():
             yield plain(self.net)
+
+    @override
+    @torch.no_grad()
+    def refresh(self, net: Any, new_weight: float) -> None:
+        for own, policy in zip(self.net.parameters(), net.parameters(), strict=True):
+            if policy.requires_grad:
+                own.lerp_(policy, new_weight)
+
+    @override
+    def state(self, net: Any) -> dict[str, Tensor]:
+        own = dict(self.net.named_parameters())
+        return {name: own[name].detach().clone() for name, policy in net.named_parameters() if policy.requires_grad}
+
+    @override
+    @torch.no_grad()
+    def load_state(self, net: Any, state: dict[str, Tensor]) -> None:
+        own = dict(self.net.named_parameters())
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
 
     @override
     def hash(self, net: Any, frozen_hash: str) -> str:

@@ -16,6 +16,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
 CONFIGS = [path for path in FILES if "model" in yaml.safe_load(path.read_text())]
 RECIPES = [path for path in FILES if "stages" in yaml.safe_load(path.read_text())]
+EXACT = {
+    "class_path": "lit_vpo.preferences.judges.ExactJudge",
+    "init_args": {"scorer": "lit_vpo.datamodules.motion_world.score_caption"},
+}
 TINY = {"qwen2_5_vl": "tiny_qwen2_5_vl", "llava_onevision": "tiny_llava_onevision"}
 
 
@@ -38,8 +42,8 @@ def overrides(path, world, tmp_path):
     arguments = config["data"]["init_args"]
     words = ["--run_dir", str(tmp_path), "--model.init_args.model", tiny_of(config["model"]["init_args"]["model"])]
     words += ["--tracking", "csv"]
-    kind = "pairs" if config["data"]["class_path"] == "PreferenceDataModule" else "habits"
-    for name in ("train", "val", "val_prompts", "val_questions", "predict"):
+    kind = "habits" if config["data"]["class_path"] == "InstructionDataModule" else "pairs"
+    for name in ("train", "val", "val_prompts", "val_questions", "predict", "candidates"):
         if name in arguments:
             overlay = {"train": kind, "val": kind, "val_questions": "questions"}.get(name, "habits")
             words += [f"--data.init_args.{name}.shards", str(world)]
@@ -56,6 +60,8 @@ def writes_elsewhere(config, tmp_path):
     for callback in config["trainer"]["callbacks"]:
         if "path" in callback.get("init_args", {}):
             callback["init_args"]["path"] = str(tmp_path / "written")
+        if "judge" in callback.get("init_args", {}):  # a judge of one's own stands there
+            callback["init_args"]["judge"] = EXACT
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"]["every_n_train_steps"] = 1
     return config
@@ -93,7 +99,7 @@ def test_every_stage_of_a_recipe_is_a_command_that_parses(path, monkeypatch, cap
         config = yaml.safe_load(out)
         assert config["run_dir"].startswith(str(tmp_path))
         # the file's own folders stand only where this command does not look
-        unread = {"train", "val", "val_prompts", "val_questions", "predict"}
+        unread = {"train", "val", "val_prompts", "val_questions", "predict", "candidates"}
         unread = unread - {"predict"} if stage.words[0] == "predict" else {"predict"}
         for name in unread:
             config["data"]["init_args"].pop(name, None)

@@ -69,3 +69,44 @@ def test_the_committed_corrupted_overlay_is_what_the_command_writes(tmp_path):
     folder = pathlib.Path(__file__).resolve().parents[1] / "experiments" / "smoke" / "world"
     main(["pairs", "corrupt", str(folder / "pairs.jsonl"), "--out", str(tmp_path / "c.jsonl")])
     assert (tmp_path / "c.jsonl").read_text() == (folder / "corrupted.jsonl").read_text()
+
+
+def candidates(path, *texts):
+    rows = [
+        {
+            "key": key, "id": f"{key}/candidate-{n}", "prompt_id": key, "candidate": n, "prompt": "?", "response": text,
+            "finished": True, "events": [EVENT], "ground_truth": EVENT["text"],
+        }
+        for key in "abc"
+        for n, text in enumerate(texts)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+SCORER = ["--scorer", "lit_vpo.datamodules.motion_world.score_caption"]
+
+
+def test_select_takes_the_best_and_the_worst_and_holds_videos_out(tmp_path, capsys):
+    path = candidates(tmp_path / "g.jsonl", "The red square moves up.", EVENT["text"], "Nothing.")
+    out = tmp_path / "pairs.jsonl"
+    main(["pairs", "select", str(path), "--out", str(out), "--validation", "1", *SCORER])
+    first, second = (json.loads(line) for line in out.read_text().splitlines())
+    assert first["chosen"] == EVENT["text"] != first["rejected"] and (first["key"], second["key"]) == ("a", "b")
+    assert keys(out.with_name("pairs.validation.jsonl")) == ["c"] and "kept" in capsys.readouterr().out
+
+
+def test_select_needs_candidates_and_a_pair(tmp_path, generations):
+    with pytest.raises(ValueError, match=r"predict with --model\.init_args\.num_candidates 2"):
+        main(["pairs", "select", str(generations), "--out", str(tmp_path / "o.jsonl"), *SCORER])
+    same = candidates(tmp_path / "same.jsonl", EVENT["text"], EVENT["text"])
+    with pytest.raises(ValueError, match=r"no pair left of 3; look at the reasons: \['margin'\]"):
+        main(["pairs", "select", str(same), "--out", str(tmp_path / "o.jsonl"), *SCORER])
+
+
+def test_captions_become_an_overlay_to_learn_from(tmp_path, generations):
+    out = tmp_path / "records.jsonl"
+    main(["pairs", "captions", str(generations), "--out", str(out)])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 9 and {row["mode"] for row in rows} == {"sft"}
+    assert [row["ground_truth"] for row in rows[:3]] == list(TEXTS.values())

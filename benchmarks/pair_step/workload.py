@@ -146,7 +146,7 @@ def pair(case: Case) -> PreferenceBatch:
     media["second_per_grid_ts"] = torch.tensor([1.0])
     rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     rows |= {"mm_token_type_ids": (ids == VIDEO).long() * 2, "video_index": torch.zeros(2, dtype=torch.long)}
-    rows["weight"] = torch.ones(1)
+    rows |= {"weight": torch.ones(1), "is_pair": torch.ones(1)}
     move = {name: value.to(case.device) for name, value in rows.items()}
     media = {name: value.to(case.device) for name, value in media.items()}
     return PreferenceBatch(

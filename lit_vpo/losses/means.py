@@ -46,7 +46,9 @@ def over_window(mean: Mean, window: Mapping[str, Count] | None, role: str, reduc
     Returns:
         () float32; the average over the window's batches is the mean over the window.
     """
-    return mean.value if window is None else mean.over(getattr(window[role], reduction))
+    if window is None or role not in window:  # a window without the role: this batch has none of it either
+        return mean.value
+    return mean.over(getattr(window[role], reduction))
 
 
 def nll(sums: Tensor, lengths: Tensor, reduction: Reduction, weight: Tensor | None = None) -> Mean:

@@ -132,6 +132,22 @@ def _locate(model: str) -> str:
     return str(base) if (base / "config.json").is_file() else model
 
 
+def weights_folder(model: str) -> Path | None:
+    """Folder of a model's files; None for models built in memory.
+
+    Args:
+        model: As for `load_model`; a Hub name is looked up in the local cache, where loading has put it.
+    """
+    if model in tiny_names():
+        return None
+    folder = Path(_locate(model))
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, local_files_only=True))
+
+
 def _not_found(model: str) -> str:
     shipped = sorted(path.name for path in BASES.glob("*") if path.is_dir())
     names = ", ".join([*shipped, *tiny_names()])

@@ -22,9 +22,9 @@ from lit_vpo.losses import (
     over_window,
 )
 from lit_vpo.metrics import PreferenceMetrics
-from lit_vpo.modules.base import IGNORED
 from lit_vpo.modules.guards import check_finite, check_ln2, check_same_as_reference
-from lit_vpo.modules.referenced import ReferencedModule
+from lit_vpo.modules.policy import IGNORED
+from lit_vpo.modules.rounds import RoundsModule
 from lit_vpo.modules.scoring import Features
 
 Stage = Literal["fit", "val", "test"]
@@ -49,15 +49,15 @@ class PairLogps(NamedTuple):
     ground_truth: Logps | None  # B rows, where the batch has them
 
 
-class DPOModule(ReferencedModule):
+class DPOModule(RoundsModule):
     """Raises the likelihood of chosen over rejected, relative to the reference or without one.
 
     Videos are encoded once per batch; all roles and the reference share them. What is minimised is
     `loss` + `nll_weight` * NLL(chosen) + `ce_weight` * CE(ground truth). Metrics of pairs compare chosen with the first
-    rejected response.
+    rejected response. Records of mode `sft` among the pairs add the plain CE of their ground truth (`loss/sft`).
 
     Args:
-        model: See `ReferencedModule`.
+        model: See `RoundsModule`.
         loss: Of each record, from its chosen and rejected responses; see `lit_vpo.losses`.
         nll_weight: Weight of the chosen responses' negative log-likelihood (TEMPLE's released recipe: 1).
         nll_reduction: `token` averages over all tokens of an optimizer step, `sample` over its responses; either is the
@@ -65,10 +65,10 @@ class DPOModule(ReferencedModule):
         ce_weight: Weight of the ground truth's cross-entropy (video-SALMONN 2: 0.1); needs ground-truth rows.
         ce_reduction: As `nll_reduction`.
         reference_tolerance: Largest difference of policy and reference on a token before the first step.
-        kwargs: The other arguments of `ReferencedModule` (configurations list them by name).
+        kwargs: The other arguments of `RoundsModule` (configurations list them by name).
 
     Raises:
-        ValueError: As `ReferencedModule`, or for a negative weight, an unknown reduction.
+        ValueError: As `RoundsModule`, or for a negative weight, an unknown reduction.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class DPOModule(ReferencedModule):
             "loss/dpo": Term(1.0, "chosen", "sample"),
             "loss/nll_chosen": Term(nll_weight, "chosen", nll_reduction),
             "loss/ce_ground_truth": Term(ce_weight, "ground_truth", ce_reduction),
+            "loss/sft": Term(1.0, "sft", ce_reduction),
         }
         self.reference_tolerance = reference_tolerance
         self.pairs = nn.ModuleDict({stage: PreferenceMetrics() for stage in _STAGES})
@@ -131,8 +132,8 @@ class DPOModule(ReferencedModule):
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         logps = self.pair_logps(batch, self.encode(batch))
         parts = self.objective(batch, logps)
-        self.guard_pairs(batch, logps, parts["loss/dpo"].value)
-        self.gather("fit", logps, parts)
+        self.guard_pairs(batch, logps, parts["loss/dpo"])
+        self.gather("fit", batch, logps, parts)
         total = self.total(batch, parts)
         weighted = sum(self.terms[name].weight * mean.value.detach() for name, mean in parts.items())
         self.log("loss/total", weighted, prog_bar=True, batch_size=len(batch["records"]))
@@ -144,15 +145,20 @@ class DPOModule(ReferencedModule):
         Raises:
             ValueError: If the ground truth has a weight and the batch has no such rows.
         """
-        weight = batch["weight"]
-        parts = {"loss/dpo": Mean((weight * self.loss(*logps.roles)).sum(), weight.sum())}
-        texts = {"loss/nll_chosen": logps.roles[0].policy}
+        of_pairs = batch["weight"] * batch["is_pair"]
+        first = logps.roles[0].policy
+        parts = {"loss/dpo": Mean((of_pairs * self.loss(*logps.roles)).sum(), of_pairs.sum())}
+        texts = {"loss/nll_chosen": (first, of_pairs)}
+        if not batch["is_pair"].all():
+            texts["loss/sft"] = first, batch["weight"] - of_pairs
         if logps.ground_truth is not None:
-            texts["loss/ce_ground_truth"] = logps.ground_truth
+            texts["loss/ce_ground_truth"] = logps.ground_truth, of_pairs
         elif self.terms["loss/ce_ground_truth"].weight:
             raise ValueError("ce_weight needs ground-truth rows: set data.with_ground_truth: true, or ce_weight: 0")
         reductions = {name: self.terms[name].reduction for name in texts}
-        return parts | {name: nll(own.sums, own.lengths, reductions[name], weight) for name, own in texts.items()}
+        return parts | {
+            name: nll(own.sums, own.lengths, reductions[name], weight) for name, (own, weight) in texts.items()
+        }
 
     def total(self, batch: PreferenceBatch, parts: dict[str, Mean]) -> Tensor:
         """The batch's share of what the optimizer step minimises, ()."""
@@ -164,8 +170,8 @@ class DPOModule(ReferencedModule):
         return torch.stack(shares).sum()
 
     @torch.no_grad()
-    def guard_pairs(self, batch: PreferenceBatch, logps: PairLogps, loss: Tensor) -> None:
-        """Checks at the first training step; with a fresh adapter also that policy = reference, hence ln 2.
+    def guard_pairs(self, batch: PreferenceBatch, logps: PairLogps, loss: Mean) -> None:
+        """Checks at a round's first step: numbers are finite, and policy = reference where they should be, hence ln 2.
 
         Raises:
             ValueError: From `lit_vpo.modules.guards`.
@@ -174,26 +180,32 @@ class DPOModule(ReferencedModule):
         if not self.guarded and reference is not None:
             check_finite(logps.policy.tokens, "policy")
             check_finite(reference.tokens, "reference")
-            if self.trainer.global_step == 0:
+            if self.starts_as_reference:
                 same = logps.policy.tokens[: len(reference.tokens)]
                 check_same_as_reference(same, reference.tokens, self.reference_tolerance)
-                if self.loss.starts_at_ln2:
+                if self.loss.starts_at_ln2 and loss.size > 0:
                     longest = int(reference.lengths.max())
-                    check_ln2(float(loss), 1e-6 + self.loss.beta * self.reference_tolerance * longest)
+                    check_ln2(float(loss.value), 1e-6 + self.loss.beta * self.reference_tolerance * longest)
         self.guard_first_step(batch, logps.policy)
 
     @torch.no_grad()
-    def gather(self, stage: Stage, logps: PairLogps, parts: dict[str, Mean]) -> Tensor:
+    def gather(self, stage: Stage, batch: PreferenceBatch, logps: PairLogps, parts: dict[str, Mean]) -> Tensor:
         """Add a batch to the metrics of a stage; returns the margins of the rewards, (B,)."""
         chosen, rejected = logps.roles[:2]
         sums = [role.policy.sums for role in (chosen, rejected)]
         sums += [torch.zeros_like(sums[0]) if r.reference is None else r.reference.sums for r in (chosen, rejected)]
         rewards = self.loss.rewards(chosen), self.loss.rewards(rejected)
-        pairs: Any = self.pairs[stage]
-        pairs.update(*sums, chosen.policy.lengths, rejected.policy.lengths, self.loss.beta, rewards)
+        real = batch["is_pair"] > 0
+        if real.any():
+            *given, won, lost = (
+                each[real] for each in (*sums, chosen.policy.lengths, rejected.policy.lengths, *rewards)
+            )
+            pairs: Any = self.pairs[stage]
+            pairs.update(*given, self.loss.beta, (won, lost))
         losses: Any = self.losses[stage]
         for name, mean in parts.items():
-            losses[name].update(mean.value, weight=mean.size)
+            if mean.size > 0:
+                losses[name].update(mean.value, weight=mean.size)
         return rewards[0] - rewards[1]
 
     @override
@@ -201,7 +213,7 @@ class DPOModule(ReferencedModule):
         if batch["kind"] != "preference":
             return super().evaluate_objective(batch, stage)
         logps = self.pair_logps(batch, self.encode(batch))
-        return {"margins": self.gather(stage, logps, self.objective(batch, logps))}
+        return {"margins": self.gather(stage, batch, logps, self.objective(batch, logps))}
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -216,8 +228,9 @@ class DPOModule(ReferencedModule):
         prefix = "" if stage == "fit" else f"{stage}/"
         pairs: Any = self.pairs[stage]
         losses: Any = self.losses[stage]
-        if pairs.update_called:
-            values = pairs.compute() | {name: m.compute() for name, m in losses.items() if m.update_called}
+        values = pairs.compute() if pairs.update_called else {}
+        values |= {name: metric.compute() for name, metric in losses.items() if metric.update_called}
+        if values:
             unknown = () if self.loss.needs_reference else _AGAINST_REFERENCE
             self.log_dict({f"{prefix}{name}": value for name, value in values.items() if name not in unknown})
         for metric in (pairs, *losses.values()):

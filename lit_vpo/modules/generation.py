@@ -1,13 +1,28 @@
 """Answers to prompts, greedy or sampled; a sample's randomness belongs to its record, not to its batch."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_vpo.models import Family
 from lit_vpo.randomness import generator
+
+
+class Decoding(NamedTuple):
+    """How answers are drawn.
+
+    Attributes:
+        max_new_tokens: Longest answer.
+        temperature: None takes the likeliest token.
+        top_p: Sample among the likeliest tokens that together have this probability.
+    """
+
+    max_new_tokens: int
+    temperature: float | None = None
+    top_p: float = 1.0
+
 
 PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 
@@ -56,9 +71,7 @@ def generate(
     family: Family,
     inputs: dict[str, Any],
     tokenizer: Any,
-    max_new_tokens: int,
-    temperature: float | None,
-    top_p: float,
+    decoding: Decoding,
     addresses: Sequence[tuple[object, ...]],
     num_candidates: int = 1,
 ) -> list[tuple[str, bool]]:
@@ -69,9 +82,7 @@ def generate(
         family: Its family.
         inputs: Tokens and pre-encoded videos, as its forward takes them.
         tokenizer: Decodes the answer; its eos token ends one.
-        max_new_tokens: Longest answer.
-        temperature: None takes the likeliest token.
-        top_p: See `keep_top_p`.
+        decoding: How they are drawn.
         addresses: One per prompt, of its first candidate's randomness; the others append their number.
         num_candidates: Answers to each prompt.
 
@@ -82,7 +93,7 @@ def generate(
     from transformers import GenerationConfig, LogitsProcessorList
 
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=decoding.max_new_tokens,
         do_sample=False,  # sampling is argmax of noisy logits, see above
         num_beams=1,
         repetition_penalty=1.0,  # explicit: unset values would come from the checkpoint's generation_config
@@ -90,10 +101,10 @@ def generate(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
     )
     processors = LogitsProcessorList()
-    if temperature is not None:
+    if decoding.temperature is not None:
         each = [(*address, c) if c else address for address in addresses for c in range(num_candidates)]
-        processors.append(AddressedSampling(each, temperature, top_p))
-    rows = prefilled(net, family, inputs, num_candidates, max_new_tokens)
+        processors.append(AddressedSampling(each, decoding.temperature, decoding.top_p))
+    rows = prefilled(net, family, inputs, num_candidates, decoding.max_new_tokens)
     ids = net.generate(**rows, generation_config=settings, logits_processor=processors)
     answers = ids[:, inputs["input_ids"].shape[1] :].tolist()
     return [_text(tokenizer, answer) for answer in answers]

@@ -9,7 +9,8 @@ from typing_extensions import override
 from lit_vpo.batch import PreferenceBatch
 from lit_vpo.logps_cache import LogpsCache
 from lit_vpo.losses import Logps
-from lit_vpo.modules.base import IGNORED, VideoLMModule
+from lit_vpo.modules.base import VideoLMModule
+from lit_vpo.modules.policy import IGNORED
 from lit_vpo.modules.scoring import Features
 from lit_vpo.reference import SECOND, Reference, ReferenceName, SecondAdapter, make_reference
 
@@ -88,7 +89,11 @@ class ReferencedModule(VideoLMModule):
                 f"the checkpoint was trained against another reference (hash {saved[:12]}, here "
                 f"{self.reference_hash()[:12]}); give the same model, adapter and init_from as in training"
             )
-        self.known_hash = ""
+        self.forget_reference()
+
+    def forget_reference(self) -> None:
+        """The reference's weights changed: its hash is asked for anew, and its cache opened anew."""
+        self.known_hash, self.logps_cache = "", None
 
     def reference_hash(self) -> str:
         """Content hash of the reference's weights; empty where there is none."""

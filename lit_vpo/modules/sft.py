@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from lit_vpo.batch import InstructionBatch
 from lit_vpo.losses import REDUCTIONS, Logps, Reduction, nll, over_window
-from lit_vpo.modules.base import IGNORED, VideoLMModule
+from lit_vpo.modules.base import VideoLMModule
+from lit_vpo.modules.policy import IGNORED
 
 
 class SFTModule(VideoLMModule):

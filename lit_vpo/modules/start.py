@@ -5,8 +5,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_vpo.ledger import Ledger, merge_targets
 from lit_vpo.lora import LoRASettings, add_lora, merge_adapter
 from lit_vpo.models import Family, load_model, weights_hash
+from lit_vpo.pristine import PristineWeights
 
 Tuning = Literal["lora", "language_model", "full"]
 TUNINGS: tuple[Tuning, ...] = ("lora", "language_model", "full")
@@ -81,6 +83,12 @@ def restore(net: Any, path: str) -> None:
     own = dict(net.named_parameters(remove_duplicate=False))
     _check_rest(net, set(state), checkpoint["lit_vpo"]["frozen_hash"], path)
     scaling = checkpoint["lit_vpo"]["settings"].get("lora_scaling")
+    entries = checkpoint["lit_vpo"].get("rounds", {}).get("ledger", [])
+    if entries:
+        names = sorted({name for entry in entries for name in entry})
+        ledger = Ledger(PristineWeights(merge_targets(net, names), None))
+        ledger.load(entries)
+        ledger.apply(net)
     for name, tensor in _merged(state, own, scaling).items():
         own[name].copy_(tensor)
 

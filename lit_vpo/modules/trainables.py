@@ -57,7 +57,8 @@ class TrainablesModule(LightningModule):
         self.dtype_name, self.seed = dtype, seed
         self.net: Any = None
         self.family: Family
-        self.frozen_hash = ""
+        self.frozen_hash = ""  # of the weights that are not trained, as they are now
+        self.base_hash = ""  # and as they were before any merge
 
     @abstractmethod
     def build(self) -> Any:
@@ -90,7 +91,7 @@ class TrainablesModule(LightningModule):
             return
         self.family = family_of(self.model, self.family_name)
         self.net = self.build()
-        self.frozen_hash = weights_hash(self.net, frozen_only=True)
+        self.frozen_hash = self.base_hash = weights_hash(self.net, frozen_only=True)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -129,7 +130,7 @@ class TrainablesModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self.kept_names()}
-        checkpoint["lit_vpo"] = {"frozen_hash": self.frozen_hash, "settings": self.settings()}
+        checkpoint["lit_vpo"] = {"frozen_hash": self.base_hash, "settings": self.settings()}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -142,10 +143,10 @@ class TrainablesModule(LightningModule):
         if different:
             text = "; ".join(f"{k}: checkpoint {old!r}, here {new!r}" for k, (old, new) in different.items())
             raise ValueError(f"the checkpoint was trained with other settings ({text})")
-        if ours.get("frozen_hash") != self.frozen_hash:
+        if ours.get("frozen_hash") != self.base_hash:
             raise ValueError(
                 f"the checkpoint was trained on other frozen weights (hash {str(ours.get('frozen_hash'))[:12]}, here "
-                f"{self.frozen_hash[:12]}); give the same model, adapter and init_from as in training"
+                f"{self.base_hash[:12]}); give the same model, adapter and init_from as in training"
             )
 
 

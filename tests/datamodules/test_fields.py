@@ -56,3 +56,9 @@ def test_views_are_of_chosen_and_rejected(views, field):
     with pytest.raises(ValueError, match=f"here, field '{field}'"):
         check_fields({"views": views}, "here")
     check_fields({"views": {"rejected": {"frame_order": [1, 0]}}}, "here")
+
+
+@pytest.mark.parametrize("seconds", [10**400, float("nan"), float("inf"), -(10**12)])
+def test_times_are_numbers_that_a_video_can_have(seconds):
+    with pytest.raises(ValueError, match=r"here, field 'media\.start_s': must be seconds below 1e\+09"):
+        check_fields({"media": {"start_s": seconds}}, "here")

@@ -51,7 +51,12 @@ def test_holds_trainables_only_and_opens_with_weights_only(trained, trainer, loa
 
 def test_dpo_checkpoint_opens_with_weights_only(trained):
     path, _ = trained(DPOModule("tiny_llava_onevision", lora=SMALL), "preference", steps=1)
-    assert set(torch.load(path, weights_only=True)["lit_vpo"]) == {"frozen_hash", "settings", "reference_hash"}
+    assert set(torch.load(path, weights_only=True)["lit_vpo"]) == {
+        "frozen_hash",
+        "settings",
+        "reference_hash",
+        "rounds",
+    }
 
 
 def test_wrong_keys_are_refused_by_name(trained, trainer, loader, make_batch, tmp_path):

@@ -9,7 +9,7 @@ from lightning import Callback
 from lit_vpo import losses
 from lit_vpo.lora import LoRASettings
 from lit_vpo.losses import DPOLoss, dpo_loss, dpo_margins
-from lit_vpo.modules import DPOModule
+from lit_vpo.modules import DPOModule, SFTModule
 from lit_vpo.protocols import HasAdapter, HasNetwork, HasReference
 
 SMALL = LoRASettings(r=4, alpha=8)
@@ -298,3 +298,36 @@ def test_mdpo_refuses_negatives_that_are_no_corrupted_video(make_batch):
         ValueError, match=r"compares chosen with 2 rejected responses, the batch has 1: set data.num_neg"
     ):
         module.pair_logps(make_batch("preference"), [])
+
+
+def test_records_of_mode_sft_take_plain_cross_entropy_and_no_part_in_the_pairs(make_batch):
+    module = DPOModule("tiny_llava_onevision", loss=losses.HingeLoss(), nll_weight=0.5, ce_weight=0.3, lora=SMALL)
+    module.configure_model()
+    with torch.no_grad():
+        [p.add_(0.05) for n, p in module.named_parameters() if "lora_B" in n]
+
+    def parts(batch):
+        means = module.objective(batch, module.pair_logps(batch, module.encode(batch)))
+        return {name: (float(mean.value), float(mean.size)) for name, mean in means.items()}
+
+    mixed = parts(make_batch("preference", each=[{}, {"mode": "sft"}], with_ground_truth=True))
+    pair = parts(make_batch("preference", size=1, with_ground_truth=True))
+    for name in ("loss/dpo", "loss/nll_chosen", "loss/ce_ground_truth"):
+        assert mixed[name] == pytest.approx(pair[name], rel=1e-4)
+    sft = SFTModule("tiny_llava_onevision", lora=SMALL)
+    sft.configure_model()
+    sft.load_state_dict({n: p for n, p in module.state_dict().items() if n.startswith("net.")}, strict=False)
+    batch = make_batch("instruction")
+    logps = sft.logps(batch, sft.encode(batch))
+    second = float(-logps.sums[1] / logps.lengths[1]), float(logps.lengths[1])
+    assert mixed["loss/sft"] == pytest.approx(second, rel=1e-4)
+    assert "loss/sft" not in pair
+
+
+def test_a_batch_of_sft_records_alone_trains(make_batch, loader, trainer):
+    batch = make_batch("preference", each=[{"mode": "sft"}] * 2)
+    module = DPOModule("tiny_llava_onevision", lora=SMALL, optimizer=adamw)
+    run = trainer(max_steps=1)
+    run.fit(module, loader([batch]))
+    assert run.callback_metrics["loss/total"] == run.callback_metrics["loss/sft"] > 1
+    assert run.callback_metrics["grad_norm"] > 0

@@ -88,3 +88,15 @@ def test_predict_rows_carry_record_answer_and_model(make_batch, loader, trainer)
     assert [row["id"] for row in rows_] == ["clip-0", "clip-1"]
     assert {"response", "finished", "prompt", "meta"} <= set(rows_[0])
     assert rows_[0]["model"]["name"] == "tiny_llava_onevision" and len(rows_[0]["model"]["hash"]) == 64
+
+
+def test_predict_writes_every_candidate_with_an_id_of_its_own(make_batch):
+    sampled = module(temperature=1.0, num_candidates=3)
+    rows = sampled.generations(make_batch("prompt"), 3)
+    assert [row["id"] for row in rows[:3]] == [f"clip-0/candidate-{n}" for n in range(3)]
+    assert [(row["prompt_id"], row["candidate"]) for row in rows[3:]] == [("clip-1", n) for n in range(3)]
+    one = sampled.generations(make_batch("prompt"))
+    assert [row["response"] for row in one] == [row["response"] for row in rows[::3]]
+    assert "prompt_id" not in one[0] and one[0]["id"] == "clip-0"
+    with pytest.raises(ValueError, match="num_candidates must be 1, or more with a temperature"):
+        SFTModule("tiny_llava_onevision", num_candidates=2)

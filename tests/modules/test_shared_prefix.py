@@ -59,7 +59,7 @@ CANNOT = [
 @pytest.mark.parametrize("settings, reason", CANNOT)
 def test_a_network_that_cannot_share_says_why_and_takes_separate_rows(settings, reason, monkeypatch):
     said: list[str] = []
-    monkeypatch.setattr("lit_vpo.modules.base.rank_zero_info", said.append)
+    monkeypatch.setattr("lit_vpo.modules.policy.rank_zero_info", said.append)
     module = SFTModule("tiny_qwen2_5_vl", tuning="language_model")
     module.configure_model()
     assert module.share_prefix and why_not_shared(module.net) is None and not said

@@ -1,0 +1,132 @@
+"""The retired adapters of earlier rounds, and the weights that they make of the base.
+
+    W_k = round(W_0 + sum_i a_i s B_i A_i)
+
+The sum is taken in fp32 from the pristine weights and rounded once, so that k merges cost the rounding of one; merging
+into the merged weights, as `merge_and_unload` does, would round k times. A checkpoint holds the ledger and never the
+base; loading replays it. (S3 of video-SALMONN 2, arXiv 2410.06682, with s = alpha / r.)
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lit_vpo.lora import ADAPTER, lora_layers
+from lit_vpo.models.loading import plain_name
+from lit_vpo.pristine import PristineWeights
+
+Entry = dict[str, list[Any]]  # layer -> [A, B, a_i s]
+
+
+class MergeError(NamedTuple):
+    """What rounding to the base's number format changed in a merge."""
+
+    largest: float  # |W_k - exact|
+    relative: float  # norm of the difference over the norm of the update
+
+
+class Ledger:
+    """Retired adapters, oldest first.
+
+    Args:
+        pristine: W_0 of the layers that carry adapters.
+    """
+
+    def __init__(self, pristine: PristineWeights) -> None:
+        self.pristine = pristine
+        self.entries: list[Entry] = []
+
+    @torch.no_grad()
+    def retire(self, net: nn.Module, weight: float = 1.0) -> MergeError:
+        """Enter the live adapter and merge; its own matrices stay as they are.
+
+        Args:
+            net: A `PeftModel`.
+            weight: a, the share of the adapter that is merged.
+        """
+        entry: Entry = {}
+        for name, layer in lora_layers(net):
+            matrices = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
+            entry[plain_name(name)] = [*(m.detach().cpu().clone() for m in matrices), weight * layer.scaling[ADAPTER]]
+        self.entries.append(entry)
+        return self.apply(net)
+
+    @torch.no_grad()
+    def apply(self, net: nn.Module) -> MergeError:
+        """Write W_k into a network, whatever merged weights it holds; in place, no parameter is replaced.
+
+        Args:
+            net: A `PeftModel`, or the plain network.
+        """
+        largest, difference, update = 0.0, 0.0, 0.0
+        for name, weight in merge_targets(net, self.names()).items():
+            pristine = self.pristine(name).to(weight.device, torch.float32)
+            exact = pristine + self._update(name, weight)
+            weight.copy_(exact)
+            error = weight.float() - exact
+            largest = max(largest, float(error.abs().max()))
+            difference += float(error.double().square().sum())
+            update += float((exact - pristine).double().square().sum())
+        return MergeError(largest, (difference / update) ** 0.5 if update else 0.0)
+
+    def names(self) -> list[str]:
+        """Layers that were merged into, or will be."""
+        return sorted({*self.pristine.places, *self.pristine.copies})
+
+    def state(self) -> list[Entry]:
+        """For a checkpoint: lists, tensors and numbers."""
+        return self.entries
+
+    def load(self, state: list[Entry]) -> None:
+        """Take over the entries of a checkpoint; `apply` merges them.
+
+        Raises:
+            ValueError: If they are of other layers.
+        """
+        unknown = sorted({name for entry in state for name in entry} - set(self.names()))
+        if unknown:
+            raise ValueError(f"the ledger has adapters of layers that this base has not: {', '.join(unknown[:5])}")
+        self.entries = [dict(entry) for entry in state]
+
+    def _update(self, name: str, weight: Tensor) -> Tensor:
+        total = torch.zeros(weight.shape, device=weight.device)
+        for entry in self.entries:
+            if name in entry:
+                a, b, scale = entry[name]
+                total += scale * (b.to(weight.device).float() @ a.to(weight.device).float())
+        return total
+
+
+def merge_targets(net: nn.Module, names: list[str]) -> dict[str, Tensor]:
+    """The base weights of layers, by plain name, in a `PeftModel` or in the network that it wraps.
+
+    Raises:
+        ValueError: If a weight is quantised: a merge would have to round it to a few levels.
+    """
+    wanted = set(names)
+    weights = {}
+    for name, module in net.named_modules():
+        own = plain_name(name)
+        if own in wanted and own not in weights:
+            base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+            weights[own] = base.weight
+    quantised = [name for name, weight in weights.items() if not weight.is_floating_point()]
+    if quantised:
+        raise ValueError(
+            f"adapters cannot be merged into the quantised layers {', '.join(quantised[:3])}; load the base "
+            "unquantised, or use reference: second_adapter with ReferenceRefresh"
+        )
+    return weights
+
+
+def new_ledger(net: nn.Module, folder: Path | None) -> Ledger:
+    """An empty ledger for a network whose adapter was added just now.
+
+    Args:
+        net: A `PeftModel`, nothing merged yet.
+        folder: Of the base's files, see `PristineWeights`.
+    """
+    names = [plain_name(name) for name, _ in lora_layers(net)]
+    return Ledger(PristineWeights(merge_targets(net, names), folder))

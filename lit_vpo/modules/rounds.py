@@ -1,0 +1,215 @@
+"""Rounds: what lies between two changes of the reference. The module knows how a round ends, callbacks ask what for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from lit_vpo.batch import PromptBatch
+from lit_vpo.ledger import Ledger, new_ledger
+from lit_vpo.lora import ADAPTER, lora_layers, reset_adapter
+from lit_vpo.models import weights_hash
+from lit_vpo.models.loading import weights_folder
+from lit_vpo.modules.generation import Decoding
+from lit_vpo.modules.guards import check_ranks_agree
+from lit_vpo.modules.policy import IGNORED
+from lit_vpo.modules.referenced import ReferencedModule
+from lit_vpo.optim import param_groups, scheduled
+from lit_vpo.reference import AdapterOff, SecondAdapter
+
+
+@dataclass
+class Boundary:
+    """What shall happen where a round ends.
+
+    Attributes:
+        merge: Fold the adapter into the base and start a fresh one.
+        new_weight: a of the reference's refresh; None leaves the reference alone.
+    """
+
+    merge: bool = False
+    new_weight: float | None = None
+
+
+class RoundsModule(ReferencedModule):
+    """Base of the modules that train in rounds (video-SALMONN 2, arXiv 2410.06682; TR-DPO, arXiv 2404.09656).
+
+    | reference | merge | refresh by a |
+    |---|---|---|
+    | adapter_off | fold, fresh adapter: the reference is the merged base | fold a s B A, scale B by 1 - a |
+    | second_adapter | fold, both adapters fresh | second <- (1 - a) second + a adapter |
+    | frozen_copy | refused | copy <- (1 - a) copy + a policy |
+
+    A merge is a whole refresh, so with it `new_weight` can only be 1. Where a round ends, the optimizer's state is
+    emptied and the learning rate rises anew.
+
+    Args:
+        model: See `ReferencedModule`.
+        round_steps: Optimizer steps of a round; null trains one round without end.
+        kwargs: The other arguments of `ReferencedModule`.
+
+    Raises:
+        ValueError: As `ReferencedModule`, or for rounds without a step.
+    """
+
+    def __init__(self, model: str, round_steps: int | None = None, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self.save_hyperparameters(ignore=IGNORED)
+        if round_steps is not None and round_steps < 1:
+            raise ValueError(f"round_steps must be >= 1 (optimizer steps), or null, got {round_steps}")
+        self.round_steps, self.round = round_steps, 0
+        self.boundary = Boundary()
+        self.ledger: Ledger | None = None
+
+    def plan_boundary(self, merge: bool = False, new_weight: float | None = None) -> None:
+        """Say what shall happen at the end of every round; for callbacks, in their `setup`.
+
+        Args:
+            merge: See `Boundary`.
+            new_weight: See `Boundary`.
+
+        Raises:
+            ValueError: If the module has no rounds, or its reference cannot do this.
+        """
+        if self.round_steps is None:
+            raise ValueError("callbacks of rounds need the module's round_steps (optimizer steps)")
+        self.boundary.merge |= merge
+        self.boundary.new_weight = new_weight if new_weight is not None else self.boundary.new_weight
+        self._check_boundary()
+
+    def _check_boundary(self) -> None:
+        weight, merge = self.boundary.new_weight, self.boundary.merge
+        if weight is not None and not 0 < weight <= 1:
+            raise ValueError(f"new_weight must be in (0, 1], got {weight}")
+        if self.reference is None:
+            if weight is not None:
+                raise ValueError("there is no reference to refresh: the loss needs none; remove ReferenceRefresh")
+        elif merge and not self.reference.needs_adapter:
+            raise ValueError(f"LoRAMergeReinit cannot go with reference: {self.reference.name}; use ReferenceRefresh")
+        if merge and self.tuning != "lora":
+            raise ValueError(f"LoRAMergeReinit needs tuning: lora, got {self.tuning!r}")
+        if merge and weight not in (None, 1.0):
+            raise ValueError(f"a merge makes the reference the merged base; leave out ReferenceRefresh by {weight}")
+
+    @override
+    def build(self) -> Any:
+        net = super().build()
+        if self.tuning == "lora" and self.round_steps is not None:
+            self.ledger = new_ledger(net, weights_folder(self.model))
+        return net
+
+    @property
+    def round_is_over(self) -> bool:
+        """Whether the last optimizer step was a round's last, and its boundary was not yet crossed."""
+        return self.round_steps is not None and self.trainer.global_step // self.round_steps > self.round
+
+    def end_round(self) -> None:
+        """Cross the boundary that was planned, once: where the round is not over, this does nothing."""
+        if not self.round_is_over:
+            return
+        self.round += 1
+        self.purpose = f"generate/round-{self.round}"
+        self.cross(self.boundary.merge, self.boundary.new_weight)
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()
+        self.guarded = self.video_guarded = False  # the new round's first step is checked like the first one
+        check_ranks_agree(self.reference_hash(), self.trainer.strategy.broadcast(self.reference_hash()))
+
+    @torch.no_grad()
+    def cross(self, merge: bool, new_weight: float | None) -> None:
+        """Merge and refresh, by the table above.
+
+        Args:
+            merge: See `Boundary`.
+            new_weight: See `Boundary`.
+        """
+        if merge:
+            self._merge(1.0)
+            reset_adapter(self.net, self.seed, self.round)
+            if isinstance(self.reference, SecondAdapter):
+                self.reference.refresh(self.net, 1.0)
+        elif new_weight is not None and isinstance(self.reference, AdapterOff):
+            self._merge(new_weight)
+            for _, layer in lora_layers(self.net):
+                layer.lora_B[ADAPTER].weight.mul_(1 - new_weight)
+        elif new_weight is not None and self.reference is not None:
+            self.reference.refresh(self.net, new_weight)
+        self.forget_reference()
+        rank_zero_info(f"round {self.round}: reference {self.reference_hash()[:12]}")
+
+    def candidates(
+        self, batch: PromptBatch, num_candidates: int, temperature: float, top_p: float
+    ) -> list[dict[str, Any]]:
+        """Answers to draw pairs from, as `generations`; each names the policy that gave it.
+
+        Args:
+            batch: Prompts.
+            num_candidates: Answers to each.
+            temperature: Of the sampling.
+            top_p: Of the sampling.
+        """
+        decoding = Decoding(self.decoding.max_new_tokens, temperature, top_p)
+        return [row | {"model": self.policy_identity} for row in self.generations(batch, num_candidates, decoding)]
+
+    @property
+    def policy_identity(self) -> dict[str, Any]:
+        """Names the policy of this moment in what it writes, without reading its weights."""
+        step = self.trainer.global_step
+        return {"name": self.model, "base": self.base_hash, "reference": self.reference_hash(), "step": step}
+
+    def _merge(self, weight: float) -> None:
+        assert self.ledger is not None
+        error = self.ledger.retire(self.net, weight)
+        self.frozen_hash = weights_hash(self.net, frozen_only=True)
+        rank_zero_info(
+            f"round {self.round}: merged {weight:g} of the adapter; rounding changed a weight by at most "
+            f"{error.largest:.1e}, {error.relative:.1e} of the update"
+        )
+
+    @property
+    def starts_as_reference(self) -> bool:
+        """Whether the policy must equal the reference now: at the first step, and after a whole refresh."""
+        step, boundary = self.trainer.global_step, self.boundary
+        whole = boundary.merge or boundary.new_weight == 1
+        return step == 0 or (whole and self.round_steps is not None and step % self.round_steps == 0)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        rounds: dict[str, Any] = {"round": self.round}
+        if self.ledger is not None:
+            rounds["ledger"] = self.ledger.state()
+        if self.reference is not None and self.round:
+            rounds["reference"] = self.reference.state(self.net)
+        checkpoint["lit_vpo"]["rounds"] = rounds
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.configure_model()
+        self._replay(checkpoint.get("lit_vpo", {}).get("rounds", {}))
+        super().on_load_checkpoint(checkpoint)
+
+    def _replay(self, rounds: dict[str, Any]) -> None:
+        """Bring base and reference to where the checkpoint's round began.
+
+        Raises:
+            ValueError: If the checkpoint has merged adapters and this module keeps no ledger, or one of other layers.
+        """
+        self.round, ledger = rounds.get("round", 0), rounds.get("ledger", [])
+        self.purpose = f"generate/round-{self.round}" if self.round else type(self).purpose
+        if ledger and self.ledger is None:
+            raise ValueError("the checkpoint has merged adapters; give the round_steps that it was trained with")
+        if self.ledger is not None and (ledger or self.ledger.entries):
+            self.ledger.load(ledger)
+            self.ledger.apply(self.net)
+            self.frozen_hash = weights_hash(self.net, frozen_only=True)
+        if self.reference is not None:
+            self.reference.load_state(self.net, rounds.get("reference", {}))
+        self.forget_reference()
+
+    @override
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(param_groups(self))
+        return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer.max_steps, self.round_steps)
