@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_pairs(commands)
     _add_results(commands)
+    _add_export(commands)
     return parser
 
 
@@ -202,6 +203,17 @@ def _add_results(commands: Any) -> None:
     curves.set_defaults(command=_curves)
 
 
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="a checkpoint's policy as a folder for plain transformers or PEFT")
+    export.add_argument("ckpt")
+    export.add_argument("dir", help="the folder to write")
+    export.add_argument(
+        "--to", required=True, metavar="peft|hf", help="an adapter of the base, or the whole network and its processor"
+    )
+    export.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16; default: as trained")
+    export.set_defaults(command=_export)
+
+
 def _run(args: argparse.Namespace) -> int | None:
     from lit_vpo.recipe import run_recipe
 
@@ -299,4 +311,11 @@ def _curves(args: argparse.Namespace) -> int | None:
     from lit_vpo.curves import plot
 
     plot(args.run_dir, args.out)
+    return None
+
+
+def _export(args: argparse.Namespace) -> int | None:
+    from lit_vpo.export import export
+
+    export(args.ckpt, args.to, args.dir, args.dtype)
     return None

@@ -28,6 +28,7 @@ FLOORS = {
         "score",
         "curves",
         "generations",
+        "export",
         "__main__",
     },
 }
