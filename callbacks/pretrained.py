@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from lit_vpo.models.loading import load_processor
+from lit_vpo.models.loading import save_model
 from lit_vpo.protocols import HasAdapter, HasNetwork
 
 
@@ -36,15 +35,12 @@ class SavePretrained(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, HasAdapter) and pl_module.has_adapter:
-            raise ValueError("SavePretrained writes whole networks; this one carries an adapter: train without `lora`")
+            raise ValueError(
+                "SavePretrained writes whole networks; this one carries an adapter: use the command export --to hf"
+            )
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, HasNetwork)
-        if not trainer.is_global_zero:
-            return
-        network = pl_module.network
-        weights = {name: t.detach().to(getattr(torch, self.dtype)) for name, t in network.state_dict().items()}
-        network.config.dtype = getattr(torch, self.dtype)
-        network.save_pretrained(self.path, state_dict=weights)
-        load_processor(pl_module.model).save_pretrained(self.path)
+        if trainer.is_global_zero:
+            save_model(pl_module.network, pl_module.model, self.path, self.dtype)

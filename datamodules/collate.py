@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_vpo.batch import IGNORE, Batch, Count
 
 from .quarantine import BadSample
-from .responses import KINDS, Kind, Record, Response, check_texts, responses_of
+from .responses import KINDS, Kind, Record, Response, check_texts, is_pair, responses_of
 from .video import Clip
 
 
@@ -79,16 +79,19 @@ class Collator:
         check_texts(record, self.kind, self.with_ground_truth, self.num_negatives)
         turns = " ".join(turn["content"] for turn in record.get("history") or ())
         texts = [record["prompt"], turns, *(row.text for row in self.responses(record))]
+        if not all(_is_unicode(text) for text in texts):
+            raise BadSample("a text holds half a character (a lone surrogate)")
         if any(token in text for token in self.media_tokens for text in texts):
             raise BadSample(f"a text contains a media placeholder of the model ({', '.join(self.media_tokens)})")
-        if self.kind == "preference" and record.get("mode") != "sft":
-            self._check_tokens(self.responses(record)[: 1 + self.num_negatives])
+        rows = self.responses(record)
+        ids = self._tokenize([row.text for row in rows])
+        if self.kind == "preference" and is_pair(record):
+            self._check_tokens(rows[: 1 + self.num_negatives], ids)
 
-    def _check_tokens(self, rows: list[Response]) -> None:
+    def _check_tokens(self, rows: list[Response], ids: list[list[int]]) -> None:
         """Texts that differ may still be the same tokens, and make no pair."""
-        chosen, *rejected = self._tokenize([row.text for row in rows])
-        for row, ids in zip(rows[1:], rejected, strict=True):
-            if ids == chosen and row.media == rows[0].media:
+        for row, tokens in zip(rows[1:], ids[1 : len(rows)], strict=True):
+            if tokens == ids[0] and row.media == rows[0].media:
                 raise BadSample(f"chosen = {row.role} as tokens")
 
     def responses(self, record: Record) -> list[Response]:
@@ -148,7 +151,7 @@ class Collator:
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         for text, row in zip(texts, ids, strict=True):
             if not row:
-                raise ValueError(f"the tokenizer makes no token of {text!r}")
+                raise BadSample(f"the tokenizer makes no token of {text!r}")
         return [[*row, self.eos_token_id] for row in ids]
 
     def _process(self, examples: Sequence[tuple[Record, Clip | None]]) -> tuple[list[list[int]], dict[str, Tensor]]:
@@ -249,8 +252,8 @@ class Collator:
         if self.kind == "instruction":
             return {"weight": weight}
         if self.kind == "preference":
-            is_pair = torch.tensor([float(record.get("mode") != "sft") for record in records])
-            return {"weight": weight, "is_pair": is_pair, "has_ground_truth": self.with_ground_truth}
+            compared = torch.tensor([float(is_pair(record)) for record in records])
+            return {"weight": weight, "is_pair": compared, "has_ground_truth": self.with_ground_truth}
         if self.kind == "question":
             answers = [record["meta"]["options"].index(record["ground_truth"]) for record in records]
             return {"question_index": torch.tensor([row.example for row in rows]), "answer": torch.tensor(answers)}
@@ -276,6 +279,14 @@ def _key(clip: Clip | None) -> str:
     digest = hashlib.blake2b(f"{tuple(clip.frames.shape)} {clip.fps}".encode(), digest_size=16)
     digest.update(clip.frames.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _weight(record: Record) -> float:

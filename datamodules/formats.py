@@ -91,6 +91,24 @@ def ask(turns: list[dict[str, str]], where: str, field: str) -> Row:
     return {"prompt": turns[-1]["content"], "history": turns[:-1]}
 
 
+def pair_fields(row: Row) -> list[str]:
+    """Fields that by their names hold one answer of a pair."""
+    return sorted(field for field in row if field.lower().startswith(("reject", "chosen")))
+
+
+def no_pair(row: Row, where: str) -> None:
+    """Refuse a row of answers to learn that has a field of a pair too.
+
+    Raises:
+        ValueError: It names the field.
+
+    """
+    if fields := pair_fields(row):
+        raise ValueError(
+            f"{where}, field '{fields[0]}': a pair in no known format; name its answers as in the formats of pairs"
+        )
+
+
 def text_of(row: Row, field: str, where: str) -> str:
     """A field's text without media tags; a turn as an object is its content.
 
@@ -108,17 +126,20 @@ def text_of(row: Row, field: str, where: str) -> str:
 def files_of(row: Row, where: str, **fields: str) -> Row:
     """The media of a record, from fields that name one file, a list of one, or nothing.
 
+    ``video``, ``audio`` and ``image`` are read from the plural too.
+
     Args:
         row: The row.
         where: Begin of a message.
         fields: The record's word -> the row's field.
 
     Raises:
-        ValueError: A field names several files, or something else than files.
+        ValueError: A field names several files, or something else than files, or both spellings of it name some.
 
     """
     media: Row = {}
-    for name, field in fields.items():
+    for name, given in fields.items():
+        field = _spelled(row, given, where)
         files = listed(row.get(field))
         if len(files) > 1 or not all(isinstance(file, str) for file in files):
             raise ValueError(f"{where}, field '{field}': must name one file, got {files!r}")
@@ -130,6 +151,17 @@ def files_of(row: Row, where: str, **fields: str) -> Row:
 def listed(value: Any) -> list[Any]:
     """A field that names files: a list of them, one, or nothing (null, absent)."""
     return value if isinstance(value, list) else [value] if value else []
+
+
+def _spelled(row: Row, field: str, where: str) -> str:
+    """The one of ``video`` and ``videos`` that names files."""
+    single = field.removesuffix("s")
+    if single not in ("video", "audio", "image"):
+        return field
+    named = [name for name in (single, f"{single}s") if row.get(name)]
+    if len(named) > 1:
+        raise ValueError(f"{where}, field '{single}s': names files, and so does '{single}'; keep one of the two")
+    return named[0] if named else field
 
 
 def _content(value: Any) -> str | None:

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from .fields import Row
-from .formats import ask, files_of, register, text_of, turns_of
+from .formats import ask, files_of, no_pair, register, text_of, turns_of
 from .formats_pairs import salmonn_media, video_or_frames
 
 # file names of TEMPLE's generations: task, input, perturbation, divisor, and two options of dropping
@@ -20,6 +20,7 @@ def _temple_inter(row: Row, where: str) -> Row:
         raise ValueError(
             f"{where}: the file's name must say the perturbation, as in caption_caption_drop_8_False_False.jsonl"
         )
+    no_pair(row, where)
     asked = {"prompt": text_of(row, "question", where) if row.get("question") else TEMPLE_PROMPT, "history": []}
     perturbation = {"kind": named[1], "r": int(named[2])}
     media = files_of(row, where, video="video_path")
@@ -44,11 +45,13 @@ def _hound_test(row: Row, where: str) -> Row:
 @register("vs2_sft", lambda row: "conversations" in row)
 def _vs2_sft(row: Row, where: str) -> list[Row]:
     turns = turns_of(row["conversations"], "conversations", where, {"gt": "assistant", "history_gpt": "assistant"})
+    no_pair(row, where)
     return _every_answer(turns, salmonn_media(row, where), "conversations", where)
 
 
 @register("llamafactory_sft", lambda row: "messages" in row)
 def _llamafactory_sft(row: Row, where: str) -> list[Row]:
+    no_pair(row, where)
     media = files_of(row, where, video="videos", audio="audios", image="images")
     return _every_answer(turns_of(row["messages"], "messages", where), media, "messages", where)
 
@@ -56,17 +59,18 @@ def _llamafactory_sft(row: Row, where: str) -> list[Row]:
 @register("results", lambda row: "model_prediction" in row or ("id" in row and bool({"pred", "pred1"} & row.keys())))
 def _results(row: Row, where: str) -> Row:
     """Predictions of another program: its answers stay in ``meta.predictions``, the reference is the ground truth."""
-    named = row.get("modal_path") or row.get("video") or row.get("id")
+    said = _predicted(row, where)
+    named = row.get("modal_path") or files_of(row, where, video="video").get("video") or row.get("id")
     video = named[0] if isinstance(named, list) and named else named
     if not isinstance(video, str):
         raise ValueError(f"{where}, field 'id': must name the video, got {named!r}")
-    asked = row.get("prompt") or row.get("query") or ""
+    asked = text_of(row, "query" if row.get("query") and not row.get("prompt") else "prompt", where)
     truth = row.get("ref") or row.get("answer")
     record: Row = {
         "prompt": asked,
         "history": [],
         "media": {"video": video},
-        "meta": {"predictions": _predicted(row, where)},
+        "meta": {"predictions": said},
     }
     return record | ({"ground_truth": truth} if truth else {})
 
@@ -87,6 +91,7 @@ def _predicted(row: Row, where: str) -> list[str]:
 
 
 def _one_answer(row: Row, where: str) -> Row:
+    no_pair(row, where)
     turns = turns_of(row["conversations"], "conversations", where)
     records = _every_answer(turns, {}, "conversations", where)
     return records[-1]

@@ -3,9 +3,13 @@
 from typing import Any
 
 from .fields import Row
-from .formats import ask, files_of, register, said_by, text_of, turns_of
+from .formats import ask, files_of, pair_fields, register, said_by, text_of, turns_of
 
 _SALMONN = {"chosen": "chosen", "reject": "rejected", "reject_gpt": "rejected", "gt": "gt", "history_gpt": "assistant"}
+
+
+_TALKS = ("messages", "conversations")
+_REJECTED = ("rejected", "rejected_response", "rejected_messages", "rejected_conversations")
 
 
 def _speakers(row: Row) -> set[str]:
@@ -18,16 +22,23 @@ def _own(row: Row, where: str) -> Row:
     return dict(row)
 
 
-@register("swift_dpo", lambda row: "messages" in row and ("rejected_response" in row or "rejected_messages" in row))
+def _is_swift(row: Row) -> bool:
+    return bool(set(_TALKS) & row.keys() and set(_REJECTED) & row.keys()) and "chosen" not in row
+
+
+@register("swift_dpo", _is_swift)
 def _swift_dpo(row: Row, where: str) -> Row:
-    """TEMPLE and ms-swift; ``rejected_messages`` repeats the conversation with another last answer."""
-    turns, chosen = _answered(row["messages"], "messages", where)
-    if "rejected_messages" in row:
-        others, rejected = _answered(row["rejected_messages"], "rejected_messages", where)
-        _same(turns, others, "rejected_messages", where)
+    """TEMPLE and ms-swift: the last answer is chosen; what is rejected is a text, or the conversation once more."""
+    field, (other, *more) = _talk(row, where), [name for name in pair_fields(row) if name in _REJECTED]
+    if unread := [*more, *(name for name in pair_fields(row) if name not in _REJECTED)]:
+        raise ValueError(f"{where}, field '{unread[0]}': cannot be read beside '{other}'; keep one of the two")
+    turns, chosen = _answered(row[field], field, where)
+    if isinstance(row[other], list):
+        others, rejected = _answered(row[other], other, where)
+        _same(turns, others, other, where)
     else:
-        rejected = text_of(row, "rejected_response", where)
-    return _pair(ask(turns, where, "messages"), chosen, rejected, _swift_media(row, where))
+        rejected = text_of(row, other, where)
+    return _pair(ask(turns, where, field), chosen, rejected, _swift_media(row, where))
 
 
 @register("vs2_dpo", lambda row: "reject_gpt" in _speakers(row))
@@ -37,7 +48,7 @@ def _vs2_dpo(row: Row, where: str) -> Row:
     truth = {"ground_truth": answers["gt"]} if "gt" in answers else {}
     media = files_of(row, where, video="video", audio="audio") | _window(row, where)
     if row.get("ce_only"):
-        return {**question, "media": media, "ground_truth": answers.get("gt", answers.get("assistant")), "mode": "sft"}
+        return {**question, "media": media, "ground_truth": _named(answers, "gt", "gt", where), "mode": "sft"}
     return _pair(question, _named(answers, "assistant", "gpt", where), answers["rejected"], media) | truth
 
 
@@ -50,11 +61,11 @@ def _vs2p_dpo(row: Row, where: str) -> Row:
     return _pair(question, chosen, rejected, salmonn_media(row, where)) | truth
 
 
-@register("llamafactory_dpo", lambda row: "conversations" in row and "chosen" in row and "rejected" in row)
+@register("llamafactory_dpo", lambda row: bool(set(_TALKS) & row.keys()) and "chosen" in row and "rejected" in row)
 def _llamafactory_dpo(row: Row, where: str) -> Row:
-    turns = turns_of(row["conversations"], "conversations", where)
+    field = _talk(row, where)
     chosen, rejected = text_of(row, "chosen", where), text_of(row, "rejected", where)
-    return _pair(ask(turns, where, "conversations"), chosen, rejected, _swift_media(row, where))
+    return _pair(ask(turns_of(row[field], field, where), where, field), chosen, rejected, _swift_media(row, where))
 
 
 def _is_hound(row: Row) -> bool:
@@ -80,7 +91,7 @@ def _hound_dpo(row: Row, where: str) -> Row:
 def _hound(row: Row, where: str) -> Row:
     """LLaVA-Hound: ``video`` is a file or a folder of its frames, ``frame`` an image."""
     question = {"prompt": text_of(row, "prompt", where), "history": []}
-    media = video_or_frames(row, where) if "video" in row else files_of(row, where, image="frame")
+    media = video_or_frames(row, where) or files_of(row, where, image="frame")
     meta = {"source_id": row["id"]} if isinstance(row.get("id"), str) else {}
     return _pair(question, text_of(row, "chosen", where), text_of(row, "rejected", where), media) | {"meta": meta}
 
@@ -144,6 +155,14 @@ def _pair(question: Row, chosen: str, rejected: str, media: Row) -> Row:
 
 def _swift_media(row: Row, where: str) -> Row:
     return files_of(row, where, video="videos", audio="audios", image="images")
+
+
+def _talk(row: Row, where: str) -> str:
+    """The field of the conversation."""
+    named = [field for field in _TALKS if field in row]
+    if len(named) > 1:
+        raise ValueError(f"{where}, field 'conversations': 'messages' is there too; keep one of the two")
+    return named[0]
 
 
 def _answered(value: Any, field: str, where: str) -> tuple[list[dict[str, str]], str]:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import os
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -13,6 +15,10 @@ import torch
 from .stores import trim
 from .video import Clip
 
+log = logging.getLogger(__name__)
+
+# files of this cache, relative to its folder; a user may name a folder that holds others
+OWN_NAME = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}\.npz")
 # a worker looks at the whole folder once for so many parts of the bound that it wrote itself
 _PARTS = 32
 
@@ -48,9 +54,11 @@ class FrameCache:
             os.utime(path)
             with np.load(path, allow_pickle=False) as kept:
                 frames, times, fps = kept["frames"], kept["timestamps_s"], float(kept["fps"])
+            if frames.dtype != np.uint8 or frames.ndim != 4 or times.shape != frames.shape[:1]:
+                raise ValueError("not the frames of a clip")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile):
             path.unlink(missing_ok=True)
             return None
         return Clip(torch.from_numpy(frames), times.tolist(), fps)
@@ -66,6 +74,17 @@ class FrameCache:
         size = clip.frames.numel()
         if size > self.max_bytes // _PARTS:
             return
+        try:
+            self._write(path, clip)
+        except OSError as error:  # a full disk: the frames are there, only not kept
+            log.warning("frame cache: %s is not kept (%s)", path, error.strerror)
+            return
+        self._unseen += size
+        if self._unseen > self.max_bytes // _PARTS:
+            trim(self.folder, OWN_NAME, self.max_bytes)
+            self._unseen = 0
+
+    def _write(self, path: Path, clip: Clip) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
         try:
@@ -75,7 +94,3 @@ class FrameCache:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        self._unseen += size
-        if self._unseen > self.max_bytes // _PARTS:
-            trim(self.folder, "*/*.npz", self.max_bytes)
-            self._unseen = 0

@@ -1,6 +1,8 @@
 """Tokens of every row before anything is decoded: of the videos from the manifest, of the texts by the tokenizer."""
 
 import json
+import logging
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from .collate import Collator
 from .quarantine import BadSample
 from .reader import RecordReader
 from .video import Clip
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 1024
 _Record = dict[str, Any]
@@ -31,6 +35,7 @@ def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReade
     """
     visual, text = np.zeros(len(reader), np.int64), np.ones(len(reader), np.int64)
     shapes: dict[tuple[int, int, int], int] = {}
+    unusable: Counter[str] = Counter()
     for start in range(0, len(reader), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(reader)))
         texts: list[str] = []
@@ -39,13 +44,17 @@ def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReade
             try:
                 record = reader.record(row)
                 collator.check(record)
-            except BadSample:
+            except BadSample as error:
+                unusable[str(error)] += 1
                 continue
             own = _texts(record, collator)
             texts, owners = texts + own, owners + [row] * len(own)
             visual[row] = sum(_visual(view, row, clip_reader, collator, shapes) for view in _views(record, collator))
         for row, ids in zip(owners, collator.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
             text[row] += len(ids)
+    if unusable:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in unusable.most_common(3))
+        log.warning("plan: %d rows count as one token, they cannot be used now: %s", unusable.total(), reasons)
     return Lengths(visual, text)
 
 

@@ -14,7 +14,7 @@ from .order import Ints
 from .overlay import Overlay, write_overlay
 from .reader import RecordReader
 
-_PART = re.compile(r"(\d+)-(\d+)")
+_PART = re.compile(r"(0|[1-9]\d*)-([1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def read_parts(path: str | Path) -> Overlay:
 
 
 def _place(file: Path) -> tuple[int, int] | None:
-    """Rank and world of a part's name."""
+    """Rank and world of a part's name; the date in ``rows.2024-10.jsonl`` is none."""
     match = _PART.fullmatch(file.stem.rpartition(".")[2])
-    return (int(match[1]), int(match[2])) if match else None
+    return (int(match[1]), int(match[2])) if match and int(match[1]) < int(match[2]) else None
 
 
 def _whole(file: Path) -> Path:

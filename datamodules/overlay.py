@@ -107,7 +107,7 @@ def write_overlay(path: str | Path, rows: Iterable[dict[str, Any]]) -> Overlay:
 def _row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a row must be an object, got {type(row).__name__}")

@@ -46,7 +46,8 @@ class EpochPlan:
         slice_rows: Rows of a shard that stay neighbours when shards are shuffled.
         window: Rows that are shuffled among each other; a source of fewer is shuffled whole.
         tokens_per_batch: Fill a batch with rows up to so many tokens, instead of `batch_size` rows; a longer row stands
-            alone. The number of batches is that of epoch 0 and 2 % more; a later epoch that needs more leaves some out.
+            alone. The number of batches is that of the first epochs and 2 % more; an epoch that needs more leaves some
+            out.
         lengths: Tokens of every row; needed for `tokens_per_batch`.
         sort_window: Rows that are sorted by length among each other before they are cut by tokens.
         world_multiple: The number of batches is a multiple of it.
@@ -117,7 +118,10 @@ class EpochPlan:
         if self.tokens_per_batch is None:
             natural = -(-self.num_epoch_rows // self.batch_size)
         else:
-            natural = int(len(self._cut(0)[1]) * TOKEN_MARGIN)
+            # few rows are soon cut eight times, and their epochs differ most
+            looked_at = range(8 if self.num_rows <= 10_000 else 1)
+            natural = int(max(len(self._cut(epoch)[1]) for epoch in looked_at) * TOKEN_MARGIN)
+            natural = min(natural, self.num_epoch_rows)
         multiple = self.world_multiple if self.num_epoch_rows >= self.world_multiple else 1
         padded = -(-natural // multiple) * multiple
         return padded if padded <= self.num_epoch_rows else natural // multiple * multiple

@@ -121,7 +121,7 @@ def _parse(payload: bytes) -> dict[str, Any]:
         own = json.loads(payload)
     except UnicodeDecodeError as error:
         raise BadSample("member .json is not UTF-8") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSample(f"member .json is not JSON: {error}") from error
     if not isinstance(own, dict):
         raise BadSample(f"member .json must be an object, got {type(own).__name__}")

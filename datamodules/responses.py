@@ -35,12 +35,20 @@ def responses_of(record: Record, kind: Kind, with_ground_truth: bool = False, nu
     return [Response("ground_truth", record.get("ground_truth") or "", media)]
 
 
+def is_pair(record: Record) -> bool:
+    """Whether a record among pairs is one: all are but those of mode `sft` that have no responses to compare.
+
+    The mode alone does not tell, because a pair's row is laid over the sample's own record, which may be one for SFT.
+    """
+    return record.get("mode") != "sft" or bool(record.get("chosen") or record.get("rejected"))
+
+
 def _compared(record: Record, media: Record, with_ground_truth: bool, num_negatives: int) -> list[Response]:
     """Chosen, `num_negatives` rejected responses (`rejected`, then `negatives`), ground truth where wanted.
 
-    A record of mode `sft` stands among pairs with its ground truth in every role: one response, no comparison.
+    A record that is no pair stands among pairs with its ground truth in every role: one response, no comparison.
     """
-    if record.get("mode") == "sft":
+    if not is_pair(record):
         return [Response("sft", record.get("ground_truth") or "", media)] * (1 + num_negatives + with_ground_truth)
     negatives = record.get("negatives") or []
     if len(negatives) + 1 < num_negatives:
@@ -79,7 +87,7 @@ def check_texts(record: Record, kind: Kind, with_ground_truth: bool = False, num
     for row in rows if kind != "prompt" else ():
         if not row.text.strip():
             raise BadSample(f"empty {row.role}")
-    compared = kind == "preference" and record.get("mode") != "sft"
+    compared = kind == "preference" and is_pair(record)
     for row in rows[1 : 1 + num_negatives] if compared else ():
         if row.text.strip() == rows[0].text.strip() and row.media == rows[0].media:
             raise BadSample(f"chosen = {row.role}")

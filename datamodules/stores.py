@@ -7,16 +7,21 @@ fails for good is one bad sample.
 import fcntl
 import hashlib
 import os
+import re
 import shlex
 import shutil
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from .quarantine import BadSample
+
+_SHARD = re.compile(r"[0-9a-f]{24}\.shard")  # what a cold store names, and so may remove
 
 
 class Store(ABC):
@@ -137,7 +142,7 @@ class ColdStore(Store):
         wait_s: As for :class:`Store`.
 
     Raises:
-        ValueError: No ``{shard}`` in the url, or numbers out of range.
+        ValueError: No ``{shard}`` in the url, a scheme that nothing opens, or numbers out of range.
 
     """
 
@@ -147,6 +152,7 @@ class ColdStore(Store):
             raise ValueError(f"url must say where a shard's name goes, as in pipe:cat /data/{{shard}}, got {url!r}")
         if not cache_gb > 0:
             raise ValueError(f"cache_gb must be > 0, got {cache_gb}")
+        _check_scheme(url)
         self.url, self.cache, self.max_bytes = url, Path(cache), int(cache_gb * 1e9)
 
     def _read(self, name: str, offset: int, size: int) -> bytes:
@@ -175,32 +181,46 @@ class ColdStore(Store):
         part = path.with_suffix(".part")
         with gopen(self.url.replace("{shard}", quoted)) as stream, part.open("wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
-        trim(self.cache, "*.shard", self.max_bytes - part.stat().st_size)
+        trim(self.cache, _SHARD, self.max_bytes - part.stat().st_size)
         part.rename(path)
 
 
-def trim(folder: Path, pattern: str, max_bytes: int) -> None:
+def trim(folder: Path, pattern: re.Pattern[str], max_bytes: int) -> None:
     """Remove the files longest unused until the rest fits; others may remove them at the same time.
 
     Args:
         folder: Of a cache.
-        pattern: Of its files' names.
+        pattern: What the cache's own files match in full, by their paths below the folder; others are never touched.
         max_bytes: What may stay.
 
     """
     files = []
-    for path in folder.glob(pattern):
+    for path in folder.rglob("*"):
+        if not pattern.fullmatch(path.relative_to(folder).as_posix()):
+            continue
         try:
-            status = path.stat()
+            status = path.lstat()
         except FileNotFoundError:
             continue
-        files.append((status.st_mtime_ns, status.st_size, path))
+        if stat.S_ISREG(status.st_mode):
+            files.append((status.st_mtime_ns, status.st_size, path))
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
         if total <= max_bytes:
             return
         path.unlink(missing_ok=True)
         total -= size
+
+
+def _check_scheme(url: str) -> None:
+    from webdataset.gopen import gopen_schemes, rewrite_url
+
+    scheme = urlparse(rewrite_url(url)).scheme
+    if scheme not in ("", "file", *gopen_schemes):
+        raise ValueError(
+            f"{url!r}: nothing opens {scheme}:// here; name the command that does, "
+            "as in pipe:aws s3 cp s3://bucket/{shard} -"
+        )
 
 
 @contextmanager

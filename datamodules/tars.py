@@ -6,6 +6,7 @@ that are not adjacent, a key outside the rule) is an error that names it; what s
 
 import re
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,22 +141,37 @@ def _members(path: Path) -> list[_Member]:
     total = path.stat().st_size
     try:
         with tarfile.open(path, "r:", tarinfo=_Header) as tar:
-            members = [
-                _Member(info.name.removeprefix("./"), info.offset_data, info.size if info.isreg() else 0, _plain(info))
-                for info in tar
-                if not info.isdir()
-            ]
-            end = max((info.offset_data + (info.size + 511) // 512 * 512 * info.isreg() for info in tar), default=0)
+            infos = list(_bounded(tar, total))
     except (tarfile.TarError, OverflowError) as error:
         raise ValueError(f"{path} is not a readable tar ({error}); pack or copy it again") from error
-    with path.open("rb") as file:
-        file.seek(end)
-        rest = file.read()
-    if end > total or len(rest) < 1024 or any(rest):
+    members = [
+        _Member(info.name.removeprefix("./"), info.offset_data, info.size if info.isreg() else 0, _plain(info))
+        for info in infos
+        if not info.isdir()
+    ]
+    end = max((info.offset_data + (info.size + 511) // 512 * 512 * info.isreg() for info in infos), default=0)
+    if total - end < 1024 or not _zeros_from(path, end):
         raise ValueError(
             f"{path} is damaged or cut after {len(members)} members, at byte {min(end, total)}; pack or copy it again"
         )
     return members
+
+
+def _bounded(tar: tarfile.TarFile, total: int) -> Iterator[tarfile.TarInfo]:
+    """Members; a pax header may give any size, and tarfile would seek there, or back."""
+    for info in tar:
+        if not 0 <= info.size <= total:
+            raise tarfile.HeaderError(f"member {info.name!r} of {info.size} bytes, in a file of {total}")
+        yield info
+
+
+def _zeros_from(path: Path, offset: int) -> bool:
+    with path.open("rb") as file:
+        file.seek(offset)
+        while piece := file.read(1 << 20):
+            if any(piece):
+                return False
+    return True
 
 
 def _plain(info: tarfile.TarInfo) -> bool:

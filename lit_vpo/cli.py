@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lit_vpo
+from lit_vpo.cli_pairs import add_pairs
 
 TRAINING = {
     "fit": "train: fit -c CONFIG.yaml [--ckpt_path last] [--KEY VALUE ...]",
@@ -62,8 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text, add_help=False)
     _add_run(commands)
     _add_data(commands)
-    _add_pairs(commands)
+    add_pairs(commands)
     _add_results(commands)
+    _add_export(commands)
     return parser
 
 
@@ -129,63 +131,6 @@ def _add_data(commands: Any) -> None:
     world.set_defaults(command=_world)
 
 
-def _add_pairs(commands: Any) -> None:
-    pairs = commands.add_parser("pairs", help="how preference pairs come to be").add_subparsers(
-        metavar="WHAT", required=True
-    )
-    prompts = pairs.add_parser(
-        "prompts", help="an overlay that asks for captions of the clean and the perturbed videos"
-    )
-    prompts.add_argument("shards")
-    prompts.add_argument("--out", required=True)
-    prompts.add_argument(
-        "--kind", action="append", default=[], help="drop, shuffle, reverse or a dotted path (repeatable)"
-    )
-    prompts.add_argument(
-        "--r", action="append", type=int, default=[], help="divisor, 16 (easy) to 2 (hard) (repeatable)"
-    )
-    prompts.add_argument("--num-frames", type=int, default=16)
-    prompts.add_argument("--prompt", action="append", default=[], help="one is drawn per video (repeatable)")
-    prompts.add_argument("--seed", type=int, default=0)
-    prompts.set_defaults(command=_prompts)
-    build = pairs.add_parser("build", help="pairs from the answers to those prompts, filtered")
-    build.add_argument("generations")
-    build.add_argument("--out", required=True)
-    build.add_argument("--scorer", help="dotted path of a caption scorer: report how often chosen really is better")
-    build.add_argument("--validation", type=int, default=0, metavar="N", help="hold out the pairs of the last N videos")
-    build.add_argument(
-        "--filter",
-        action="append",
-        default=[],
-        metavar="NAME_OR_PATH",
-        help="drop pairs by this rule, shipped or a dotted path (repeatable); default: all that are shipped",
-    )
-    build.add_argument("--max-pairs-per-video", type=int, metavar="N", help="keep N pairs of a video, drawn at random")
-    build.add_argument("--seed", type=int, default=0, help="of that draw")
-    build.set_defaults(command=_build)
-    select = pairs.add_parser("select", help="best and worst of several candidates, by a caption scorer")
-    select.add_argument("generations", help="of predict with --model.init_args.num_candidates")
-    select.add_argument("--out", required=True)
-    select.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
-    select.add_argument("--margin", type=float, default=0.05, help="least difference in errors per event")
-    select.add_argument(
-        "--validation", type=int, default=0, metavar="N", help="hold out the pairs of the last N videos"
-    )
-    select.set_defaults(command=_select)
-    captions = pairs.add_parser("captions", help="what a policy said, as records to learn from (rebirth tuning)")
-    captions.add_argument("generations", help="of predict")
-    captions.add_argument("--out", required=True)
-    captions.set_defaults(command=_captions)
-    corrupt = pairs.add_parser("corrupt", help="also reject the chosen text on a corrupted video (mDPO)")
-    corrupt.add_argument("pairs", help="overlay of pairs")
-    corrupt.add_argument("--out", required=True)
-    corrupt.add_argument("--kind", default="reverse", help="drop, shuffle, reverse or a dotted path")
-    corrupt.add_argument("--r", type=int, default=4, help="divisor, 16 (easy) to 2 (hard)")
-    corrupt.add_argument("--num-frames", type=int, default=16)
-    corrupt.add_argument("--seed", type=int, default=0)
-    corrupt.set_defaults(command=_corrupt)
-
-
 def _add_results(commands: Any) -> None:
     compare = commands.add_parser("compare", help="a table before/after with paired 95 %% intervals")
     compare.add_argument("before")
@@ -204,6 +149,17 @@ def _add_results(commands: Any) -> None:
     curves.add_argument("run_dir")
     curves.add_argument("--out", help="default: RUN_DIR/curves.png")
     curves.set_defaults(command=_curves)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="a checkpoint's policy as a folder for plain transformers or PEFT")
+    export.add_argument("ckpt")
+    export.add_argument("dir", help="the folder to write")
+    export.add_argument(
+        "--to", required=True, metavar="peft|hf", help="an adapter of the base, or the whole network and its processor"
+    )
+    export.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16; default: as trained")
+    export.set_defaults(command=_export)
 
 
 def _run(args: argparse.Namespace) -> int | None:
@@ -255,43 +211,6 @@ def _world(args: argparse.Namespace) -> int | None:
     return None
 
 
-def _prompts(args: argparse.Namespace) -> int | None:
-    from lit_vpo.pair_commands import write_prompts
-
-    write_prompts(args.shards, args.out, args.kind, args.r, args.num_frames, args.prompt, args.seed)
-    return None
-
-
-def _build(args: argparse.Namespace) -> int | None:
-    from lit_vpo.pair_commands import write_pairs
-
-    write_pairs(
-        args.generations, args.out, args.scorer, args.validation, args.filter, args.max_pairs_per_video, args.seed
-    )
-    return None
-
-
-def _select(args: argparse.Namespace) -> int | None:
-    from lit_vpo.pair_commands import write_selected
-
-    write_selected(args.generations, args.out, args.scorer, args.margin, args.validation)
-    return None
-
-
-def _captions(args: argparse.Namespace) -> int | None:
-    from lit_vpo.pair_commands import write_captions
-
-    write_captions(args.generations, args.out)
-    return None
-
-
-def _corrupt(args: argparse.Namespace) -> int | None:
-    from lit_vpo.pair_commands import write_corrupted
-
-    write_corrupted(args.pairs, args.out, args.kind, args.r, args.num_frames, args.seed)
-    return None
-
-
 def _compare(args: argparse.Namespace) -> int | None:
     from lit_vpo.compare import compare
 
@@ -310,4 +229,11 @@ def _curves(args: argparse.Namespace) -> int | None:
     from lit_vpo.curves import plot
 
     plot(args.run_dir, args.out)
+    return None
+
+
+def _export(args: argparse.Namespace) -> int | None:
+    from lit_vpo.export import export
+
+    export(args.ckpt, args.to, args.dir, args.dtype)
     return None

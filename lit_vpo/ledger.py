@@ -63,7 +63,7 @@ class Ledger:
         largest, difference, update = 0.0, 0.0, 0.0
         for name, weight in merge_targets(net, self.names()).items():
             pristine = self.pristine(name).to(weight.device, torch.float32)
-            exact = pristine + self._update(name, weight)
+            exact = pristine + _update(self.entries, name, weight)
             weight.copy_(exact)
             error = weight.float() - exact
             largest = max(largest, float(error.abs().max()))
@@ -90,13 +90,30 @@ class Ledger:
             raise ValueError(f"the ledger has adapters of layers that this base has not: {', '.join(unknown[:5])}")
         self.entries = [dict(entry) for entry in state]
 
-    def _update(self, name: str, weight: Tensor) -> Tensor:
-        total = torch.zeros(weight.shape, device=weight.device)
-        for entry in self.entries:
-            if name in entry:
-                a, b, scale = entry[name]
-                total += scale * (b.to(weight.device).float() @ a.to(weight.device).float())
-        return total
+
+@torch.no_grad()
+def fold(net: nn.Module, entries: list[Entry]) -> None:
+    """Merge adapters into a network whose weights are pristine, in place: nothing needs a copy of them.
+
+    Args:
+        net: A plain network.
+        entries: Of layers that it has.
+    """
+    names = sorted({name for entry in entries for name in entry})
+    targets = merge_targets(net, names)
+    assert names == sorted(targets)
+    for name, weight in targets.items():
+        weight.copy_(weight.float() + _update(entries, name, weight))
+
+
+def _update(entries: list[Entry], name: str, weight: Tensor) -> Tensor:
+    """The sum of a layer's adapters in fp32, in the shape and place of its weight."""
+    total = torch.zeros(weight.shape, device=weight.device)
+    for entry in entries:
+        if name in entry:
+            a, b, scale = entry[name]
+            total += scale * (b.to(weight.device).float() @ a.to(weight.device).float())
+    return total
 
 
 def merge_targets(net: nn.Module, names: list[str]) -> dict[str, Tensor]:

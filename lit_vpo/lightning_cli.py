@@ -19,6 +19,7 @@ import lit_vpo.callbacks
 import lit_vpo.datamodules
 import lit_vpo.losses
 import lit_vpo.modules
+from lit_vpo.modules.start import arguments_of
 
 Tracking = Literal["csv", "wandb", "wandb_offline"]
 
@@ -84,9 +85,9 @@ class VPOCLI(LightningCLI):
         """Resuming from a file with other settings than it was trained with: an error rather than one side losing."""
         if not Path(path).is_file():
             raise ValueError(f"ckpt_path {path} does not exist; `--ckpt_path last` resumes the newest of the run_dir")
-        stored = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        stored = arguments_of(torch.load(path, weights_only=True, map_location="cpu"))
         asked = self._get(self.config, "model").init_args.as_dict()
-        different = {k: (v, asked[k]) for k, v in _flat(stored).items() if k in asked and asked[k] != v}
+        different = {k: (v, asked[k]) for k, v in stored.items() if k in asked and asked[k] != v}
         if different:
             text = "; ".join(
                 f"{key}: checkpoint {old!r}, configuration {new!r}" for key, (old, new) in different.items()
@@ -186,9 +187,3 @@ def _refuse_silent_restart(run_dir: Path) -> None:
 def _num_rows(path: Path) -> int:
     with path.open(newline="") as file:
         return sum(1 for _ in csv.DictReader(file))
-
-
-def _flat(stored: dict[str, Any]) -> dict[str, Any]:
-    """The init_args of what `save_hyperparameters` stored under the command line."""
-    arguments = stored.get("init_args", stored)
-    return dict(arguments) if isinstance(arguments, dict) else {}

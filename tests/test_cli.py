@@ -248,7 +248,7 @@ def test_commands_are_named_and_wrong_ones_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    assert all(word in out for word in ("fit", "predict", "run", "data", "pairs", "compare", "curves"))
+    assert all(word in out for word in ("fit", "predict", "run", "data", "pairs", "compare", "curves", "export"))
     with pytest.raises(SystemExit):
         main(["dance"])
     with pytest.raises(ValueError, match="KEY=VALUE"):

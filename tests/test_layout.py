@@ -20,6 +20,7 @@ FLOORS = {
     3: {"callbacks"},
     4: {
         "cli",
+        "cli_pairs",
         "lightning_cli",
         "pair_commands",
         "recipe",
@@ -28,6 +29,7 @@ FLOORS = {
         "score",
         "curves",
         "generations",
+        "export",
         "__main__",
     },
 }

@@ -1,5 +1,6 @@
 """One door to networks and processors: shipped bases, tiny models, any checkpoint of a known family."""
 
+import copy
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
@@ -22,6 +23,11 @@ def tiny_names() -> list[str]:
     """Names of the tiny models: `tiny_` and a family's name."""
     families()  # a family's module also holds its builder
     return sorted(TINY)
+
+
+def shipped_names() -> list[str]:
+    """Names of the models that come with this package, which plain transformers does not know."""
+    return sorted(path.name for path in BASES.glob("*") if path.is_dir()) + tiny_names()
 
 
 def family_of(model: str, family: str | None = None) -> Family:
@@ -96,6 +102,23 @@ def load_processor(model: str) -> "ProcessorMixin":
 
 
 @torch.no_grad()
+def save_model(net: Any, model: str, folder: Path, dtype: DType = "auto") -> None:
+    """Write a network and its processor as a folder that plain transformers loads.
+
+    Args:
+        net: A plain network.
+        model: Whose processor prepares its inputs, as for `load_model`.
+        folder: Made where it is missing.
+        dtype: Number format of the stored weights; `auto` keeps the network's.
+    """
+    number_format = net.dtype if dtype == "auto" else getattr(torch, dtype)
+    if number_format != net.dtype:
+        net = copy.deepcopy(net).to(number_format)  # cast tensors alone would lose the ties, and the config's dtype
+    net.save_pretrained(folder)
+    load_processor(model).save_pretrained(folder)
+
+
+@torch.no_grad()
 def weights_hash(source: nn.Module | str, frozen_only: bool = False, without: Collection[str] = ()) -> str:
     """Content hash of weights: sha256 over parameters and persistent buffers, sorted by name, read as fp32.
 
@@ -149,8 +172,7 @@ def weights_folder(model: str) -> Path | None:
 
 
 def _not_found(model: str) -> str:
-    shipped = sorted(path.name for path in BASES.glob("*") if path.is_dir())
-    names = ", ".join([*shipped, *tiny_names()])
+    names = ", ".join(shipped_names())
     return (
         f"model {model!r} is neither a folder nor a name that the Hub (or its local cache) knows, nor one of: {names}. "
         "Check the path; without a network, set HF_HUB_OFFLINE=1 and use a downloaded folder"

@@ -195,3 +195,28 @@ def test_torchcodec_gives_the_same_frames(options, monkeypatch):
     monkeypatch.setattr(frames, "_sequential", lambda request: used.append(request))
     plain, other = decode(source, 16), decode(source, 16, backend="torchcodec")
     assert not used and torch.equal(plain.frames, other.frames) and plain.timestamps_s == other.timestamps_s
+
+
+def test_a_cache_in_a_users_folder_touches_nothing_else(shards, tmp_path):
+    mine = tmp_path / "features" / "mine.npz"
+    mine.parent.mkdir()
+    np.savez(mine, frames=np.zeros(3))
+    reader = RecordReader(Manifest.load(shards))
+    clip = ClipReader(reader, 4, 16).clip(0, {"media": {}})
+    cache = FrameCache(tmp_path, max_gb=40 * clip.frames.numel() / 1e9)
+    for number in range(50):
+        cache.put(cache.path(number=number), clip)
+    assert mine.exists() and 0 < len(list(tmp_path.rglob("*.npz"))) - 1 < 50
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(shards, tmp_path, monkeypatch, caplog):
+    clip = ClipReader(RecordReader(Manifest.load(shards)), 4, 16).clip(0, {"media": {}})
+    cache = FrameCache(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lit_vpo.datamodules.frame_cache.np.savez", full)
+    cache.put(cache.path(number=0), clip)
+    assert "is not kept (No space left on device)" in caplog.text
+    assert cache.get(cache.path(number=0)) is None and not list(tmp_path.rglob("*.npz"))

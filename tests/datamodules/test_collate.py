@@ -309,6 +309,29 @@ def test_texts_that_are_the_same_tokens_make_no_pair(llava, monkeypatch):
     collator.check(record(0, chosen="a cat", rejected="two dogs"))
 
 
+@pytest.mark.parametrize("field", ["prompt", "chosen"])
+def test_half_a_character_is_a_bad_sample(llava, field):
+    with pytest.raises(BadSample, match="half a character"):
+        Collator(llava, "preference").check(record(0, **{field: "a \ud800 cat"}))
+
+
+def test_a_text_without_a_token_is_a_bad_sample(llava, monkeypatch):
+    collator = Collator(llava, "instruction")
+    monkeypatch.setattr(collator, "tokenizer", lambda texts, **_: {"input_ids": [[] for _ in texts]})
+    with pytest.raises(BadSample, match="makes no token of"):
+        collator.check(record(0))
+
+
+def test_a_pair_laid_over_a_record_for_sft_stays_a_pair(llava):
+    collator = Collator(llava, "preference")
+    over = record(0, mode="sft", ground_truth="a cow")
+    assert [row.text for row in collator.responses(over)] == [over["chosen"], over["rejected"]]
+    alone = over | {"chosen": None, "rejected": None}
+    assert [row.text for row in collator.responses(alone)] == ["a cow"] * 2
+    with pytest.raises(BadSample, match="chosen = rejected"):
+        collator.check(over | {"rejected": over["chosen"]})
+
+
 def test_counts_are_the_tokens_that_labels_hold(processor, decoded):
     for kind, roles in (("instruction", ["ground_truth"]), ("preference", ["chosen", "rejected", "ground_truth"])):
         collator = Collator(processor, kind, with_ground_truth=True)

@@ -129,3 +129,24 @@ def test_changed_bytes_are_found_by_their_checksum(tmp_path, clips):
             (tmp_path / "x.mp4").write_bytes(payload)
         with pytest.raises(ValueError, match=message):
             read_member(LocalStore(tmp_path), manifest.samples[0], "mp4")
+
+
+@pytest.mark.parametrize("size", [10**20, 10**15, -(10**20), -512])
+def test_an_absurd_size_in_a_pax_header_is_an_error_that_names_the_tar(tmp_path, size):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("x.mp4")
+        info.pax_headers = {"size": str(size)}
+        tar.addfile(info)
+    with pytest.raises(ValueError, match=r"a.tar is (damaged|not a readable)"):
+        index(tmp_path)
+
+
+def test_bytes_far_behind_the_end_are_found(tmp_path, clips):
+    folder = write_shards(tmp_path / "a", clips[:1])
+    with (folder / "shard-000000.tar").open("ab") as file:
+        file.write(b"\0" * (3 << 20))
+    assert len(index(folder).samples) == 1
+    with (folder / "shard-000000.tar").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match=r"shard-000000.tar is damaged or cut after 2 members"):
+        index(folder)

@@ -93,3 +93,11 @@ def test_incomplete_and_mixed_parts_are_refused(tmp_path):
     write_overlay(path, rows_of("r", 2))
     with pytest.raises(ValueError, match=r"holds pairs.1-3.jsonl, pairs.jsonl: remove"):
         read_parts(path)
+
+
+@pytest.mark.parametrize("name", ["rows.2024-10.jsonl", "rows.3-3.jsonl", "rows.03-10.jsonl", "rows.0-0.jsonl"])
+def test_a_date_in_a_name_is_no_part_of_a_rank(tmp_path, name):
+    write_overlay(tmp_path / "rows.jsonl", rows_of("r", 2))
+    write_overlay(tmp_path / name, rows_of("d", 1))
+    assert overlay_files(f"{tmp_path}/*.jsonl") == sorted([tmp_path / name, tmp_path / "rows.jsonl"])
+    assert len(read_parts(tmp_path / "rows.jsonl").rows) == 2 and len(read_parts(tmp_path / name).rows) == 1

@@ -185,3 +185,14 @@ def test_plans_that_differ_say_so():
     ]
     assert len({str(plan.identity()) for plan in plans}) == len(plans)
     assert EpochPlan(20, 4).identity() == plans[0].identity()
+
+
+@pytest.mark.parametrize("num_rows", [8, 50, 55, 102, 399])
+@pytest.mark.parametrize("multiple", [1, 2, 8])
+def test_rows_that_all_stand_alone_make_no_batch_too_many(num_rows, multiple):
+    ones = np.ones(num_rows, np.int64)
+    plan = EpochPlan(num_rows, 1, tokens_per_batch=1, lengths=Lengths(ones, ones), world_multiple=multiple)
+    batches = plan.batches(0)
+    assert len(batches) == plan.num_batches <= num_rows and plan.num_batches % multiple == 0
+    assert batches.num_unused == num_rows - plan.num_batches < multiple
+    assert batches[plan.num_batches - 1]

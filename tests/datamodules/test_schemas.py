@@ -261,6 +261,77 @@ def test_what_a_format_does_not_allow_is_refused_by_field(row, message):
         to_records(row, "f.json, row 7")
 
 
+TALK = talk(("human", "What?"), ("gpt", "yes"))
+OTHER = talk(("human", "What?"), ("gpt", "no"))
+SAID, UNSAID = (say(("user", "What?"), ("assistant", text)) for text in ("yes", "no"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": TALK, "rejected_response": "no"},
+        {"conversations": TALK, "rejected_conversations": OTHER},
+        {"messages": SAID, "rejected": "no"},
+        {"messages": SAID, "rejected": UNSAID[-1]},
+        {"messages": SAID, "rejected": UNSAID},
+        {"messages": SAID[:1], "chosen": "yes", "rejected": "no"},
+    ],
+)
+@pytest.mark.parametrize("media", [{"video": "a.mp4"}, {"videos": ["a.mp4"]}, {"videos": ["a.mp4"], "video": None}])
+def test_pairs_in_mixed_spelling_keep_both_answers_and_the_video(row, media):
+    (record,) = to_records(row | media, "f, row 1")
+    del record["meta"]
+    assert record == {**ASKED, **PAIR, "mode": "dpo", "media": {"video": "a.mp4"}}
+
+
+@pytest.mark.parametrize(
+    "media", [{"video": "a.mp4"}, {"video": ["a.mp4"]}, {"videos": "a.mp4"}, {"videos": ["a.mp4"]}]
+)
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": TALK},
+        {"messages": SAID},
+        {"conversations": TALK, "events": ["x"]},
+        {"conversations": TALK, "caption": "x"},
+        {"conversations": talk(HUMAN, ("gpt", "yes"), ("reject_gpt", "no"))},
+        {"conversations": talk(HUMAN), "output_1": "yes", "output_2": "no", "preference": 1},
+        {"prompt": "What?", **PAIR},
+        {"prompt": "What?", **PAIR, "rejected_2": "never"},
+        {"question": "What?", "answer": "yes", "pred": "no", "answer_masked": "_", "pred_masked": "-"},
+        {"id": "1", "prompt": "What?", "pred": "x"},
+    ],
+)
+def test_a_video_is_kept_in_either_spelling(row, media):
+    assert to_records(row | media, "f, row 1")[0]["media"] == {"video": "a.mp4"}
+    for wrong in ({"video": "a.mp4", "videos": ["a.mp4"]}, {"videos": ["a.mp4", "b.mp4"]}, {"video": ["a", "b"]}):
+        with pytest.raises(ValueError, match=r"f, row 1, field 'videos?': (names files, and so|must name one file)"):
+            to_records(row | wrong, "f, row 1")
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"conversations": TALK, "rejected_answer": "no"}, "rejected_answer"),
+        ({"conversations": TALK, "chosen": "yes"}, "chosen"),
+        ({"conversations": TALK, "reject": "no", "events": []}, "reject"),
+        ({"conversations": TALK, "Rejected": "no", "caption": "x"}, "Rejected"),
+        ({"messages": SAID, "chosen_response": "no"}, "chosen_response"),
+        ({"messages": SAID, "rejected_response": "no", "rejected": "no"}, "rejected_response"),
+        ({"messages": SAID, "rejected_response": "no", "rejected_images": ["a"]}, "rejected_images"),
+        ({"messages": SAID, "conversations": TALK, "rejected": "no"}, "conversations"),
+        ({"messages": SAID, "rejected": ["no"]}, "rejected"),
+        ({"conversations": TALK, "rejected_conversations": HUMAN}, "rejected_conversations"),
+        ({"conversations": talk(HUMAN, ("gpt", "a"), ("reject_gpt", "b")), "ce_only": True}, "conversations"),
+        ({"id": "1", "pred": "x"}, "prompt"),
+        ({"id": "1", "pred": "x", "prompt": " "}, "prompt"),
+    ],
+)
+def test_what_would_be_a_guess_is_refused(row, field):
+    with pytest.raises(ValueError, match=f"f.json, row 7, field '{field}'"):
+        to_records(row, "f.json, row 7")
+
+
 def generations(path, kind, r, texts):
     rows = [{"video_id": n, "video_path": f"{n}.mp4", "frame_indices": [], "response": t, "info": {}} for n, t in texts]
     path = path / f"caption_caption_{kind}_{r}_False_False.jsonl"

@@ -1,10 +1,12 @@
 """The data module's ways to videos: stores, rules of sampling, kept frames, annotations by their own paths."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
+from conftest import write_shards
 from jsonargparse import ArgumentParser
 
 from lit_vpo.datamodules import InstructionDataModule, Source
@@ -58,6 +60,49 @@ def test_annotations_find_their_videos_below_the_media_root(tmp_path, clips):
     assert isinstance(annotation_overlay(str(path), Manifest.load(tmp_path)), Overlay)
     with pytest.raises(ValueError, match="exclude each other"):
         Source("x", overlay="a.jsonl", annotations="b.json")
+
+
+def annotate(path, *names):
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "a cat"}]
+    path.write_text(json.dumps([{"messages": turns, "videos": name} for name in names]))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("sub/b.1.mp4", "sub_b_1"),
+        ("./sub/b.1.mp4", "sub_b_1"),
+        ("sub/b.1", "sub_b_1"),
+        ("sub/b_1.mp4", None),
+        ("sub_b.1.mp4", None),
+        ("sub/b.1.avi", None),
+        ("sub/b", None),
+        ("/sub/b.1.mp4", None),
+        (None, "rows.json:1, field 'media': names no video"),
+    ],
+)
+def test_a_row_joins_the_video_at_its_path_and_no_other_of_that_key(tmp_path, clips, name, key):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/b.1.mp4").write_bytes(clips[0])
+    manifest, path = index(tmp_path), annotate(tmp_path / "rows.json", name)
+    if key == "sub_b_1":
+        assert [row["key"] for row in annotation_overlay(path, manifest).rows] == [key]
+    else:
+        with pytest.raises(ValueError, match=key or "rows.json:1, field 'media': .* is no video of"):
+            annotation_overlay(path, manifest)
+
+
+def test_in_tars_one_sample_is_one_path(tmp_path, clips):
+    manifest = Manifest.load(write_shards(tmp_path / "a", clips[:2]))
+    path = annotate(tmp_path / "rows.json", "s0.mp4", "s0", "s1.mp4")
+    assert [row["key"] for row in annotation_overlay(path, manifest).rows] == ["s0", "s0", "s1"]
+    (sample, *_) = manifest.samples
+    manifest = Manifest(manifest.root, (replace(sample, key="a_b"),))
+    with pytest.raises(ValueError, match=r"rows.json:2, .*'a/b.mp4' and 'a_b' would both be sample 'a_b'"):
+        annotation_overlay(annotate(tmp_path / "rows.json", "a_b.mp4", "a/b.mp4"), manifest)
+    with pytest.raises(ValueError, match=r"rows.json:1, .*'a_b.avi' is no video of"):
+        annotation_overlay(annotate(tmp_path / "rows.json", "a_b.avi"), manifest)
 
 
 def test_rules_and_stores_are_named_in_yaml(shards):

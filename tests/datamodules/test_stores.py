@@ -1,5 +1,6 @@
 import functools
 import http.server
+import re
 import threading
 from pathlib import Path
 
@@ -141,8 +142,20 @@ def test_trim_removes_what_was_unused_longest(tmp_path):
     for age, name in enumerate("abc"):
         (tmp_path / name).write_bytes(b"12345")
         os.utime(tmp_path / name, (age, age))
-    trim(tmp_path, "*", 10)
+    trim(tmp_path, re.compile("[a-c]"), 10)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+
+
+def test_files_that_a_cache_did_not_write_stay(shards, tmp_path):
+    foreign = ["my_precious.shard", "0" * 23 + ".shard", "x" + "0" * 24 + ".shard", "sub/" + "0" * 24 + ".shard"]
+    (tmp_path / "sub").mkdir()
+    for name in foreign:
+        (tmp_path / name).write_bytes(b"mine")
+    old = tmp_path / ("0" * 24 + ".shard")
+    old.write_bytes(b"old")
+    store = ColdStore(f"{shards}/{{shard}}", str(tmp_path), cache_gb=1e-9)
+    assert store.read("shard-000000.tar", 0, 9) and not old.exists()
+    assert all((tmp_path / name).read_bytes() == b"mine" for name in foreign)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +163,7 @@ def test_trim_removes_what_was_unused_longest(tmp_path):
     [
         (lambda: ColdStore("pipe:cat /data", "c"), "must say where a shard's name goes"),
         (lambda: ColdStore("{shard}", "c", cache_gb=0), "cache_gb must be > 0"),
+        (lambda: ColdStore("s3://b/{shard}", "c"), "nothing opens s3:// here.*pipe:aws s3 cp s3://bucket/{shard} -"),
         (lambda: RangeStore("nosuch://x"), "nosuch://x cannot be read: Protocol not known"),
         (lambda: LocalStore(".", attempts=0), "attempts must be >= 1"),
     ],

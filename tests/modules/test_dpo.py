@@ -300,6 +300,9 @@ def test_mdpo_refuses_negatives_that_are_no_corrupted_video(make_batch):
         module.pair_logps(make_batch("preference"), [])
 
 
+SFT = {"mode": "sft", "chosen": None, "rejected": None}
+
+
 def test_records_of_mode_sft_take_plain_cross_entropy_and_no_part_in_the_pairs(make_batch):
     module = DPOModule("tiny_llava_onevision", loss=losses.HingeLoss(), nll_weight=0.5, ce_weight=0.3, lora=SMALL)
     module.configure_model()
@@ -310,7 +313,7 @@ def test_records_of_mode_sft_take_plain_cross_entropy_and_no_part_in_the_pairs(m
         means = module.objective(batch, module.pair_logps(batch, module.encode(batch)))
         return {name: (float(mean.value), float(mean.size)) for name, mean in means.items()}
 
-    mixed = parts(make_batch("preference", each=[{}, {"mode": "sft"}], with_ground_truth=True))
+    mixed = parts(make_batch("preference", each=[{}, SFT], with_ground_truth=True))
     pair = parts(make_batch("preference", size=1, with_ground_truth=True))
     for name in ("loss/dpo", "loss/nll_chosen", "loss/ce_ground_truth"):
         assert mixed[name] == pytest.approx(pair[name], rel=1e-4)
@@ -325,7 +328,7 @@ def test_records_of_mode_sft_take_plain_cross_entropy_and_no_part_in_the_pairs(m
 
 
 def test_a_batch_of_sft_records_alone_trains(make_batch, loader, trainer):
-    batch = make_batch("preference", each=[{"mode": "sft"}] * 2)
+    batch = make_batch("preference", each=[SFT] * 2)
     module = DPOModule("tiny_llava_onevision", lora=SMALL, optimizer=adamw)
     run = trainer(max_steps=1)
     run.fit(module, loader([batch]))
