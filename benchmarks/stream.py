@@ -49,6 +49,13 @@ PLANNED = 1_000_000
 class Frames:
     """The least that a loader can ask of a collator: frames in one tensor for each clip."""
 
+    counted_fields = ()
+
+    @property
+    def texts(self) -> "Frames":
+        """What the loader asks about texts."""
+        return self
+
     def check(self, record: dict[str, Any]) -> None:
         """Every record is good."""
 
@@ -56,9 +63,9 @@ class Frames:
         """One row for each record."""
         return [Response("prompt", "", record["media"])]
 
-    def counts(self, record: dict[str, Any]) -> dict[str, Any]:
+    def counts(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """No texts to count."""
-        return {}
+        return [{} for _ in records]
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
         """The clips' frames, and the records."""

@@ -20,6 +20,7 @@ from .reader import RecordReader
 from .responses import Kind
 from .sampling import Sampling, as_sampling
 from .sources import STAGES, Source, check_sources
+from .training_loop import TrainingLoop
 
 
 class VideoShardDataModule(LightningDataModule):
@@ -285,7 +286,7 @@ class VideoShardDataModule(LightningDataModule):
             origins=None if mix is None else mix.origins(reader),
             max_bad_in_a_row=self.max_bad_in_a_row,
             max_bad_fraction=self.max_bad_fraction,
-            on_epoch=self._set_epoch_length,
+            loop=None if trainer is None else TrainingLoop(trainer),
             clip_reader=ClipReader(reader, self.sampling, self.size, self.frame_cache, self.backend),
             **({} if evaluation else self.plan_options),
         )
@@ -294,13 +295,3 @@ class VideoShardDataModule(LightningDataModule):
         """Rank and number of ranks; evaluation shows everything to each of them."""
         trainer = self.trainer
         return (0, 1) if trainer is None or evaluation else (trainer.global_rank, trainer.world_size)
-
-    def _set_epoch_length(self, length: int) -> None:
-        # Lightning asks for the length once per fit and bounds all epochs by it; after a resume on another number of
-        # ranks the rest of the epoch has another length than the epochs after it
-        limit = None if self.trainer is None else self.trainer.limit_train_batches
-        if self.trainer is not None and isinstance(limit, float) and limit == 1.0:
-            loop = self.trainer.fit_loop
-            loop.max_batches = length
-            if loop._combined_loader is not None:
-                loop._combined_loader.limits = None

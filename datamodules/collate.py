@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lit_vpo.batch import IGNORE, Batch, Count
+from lit_vpo.batch import IGNORE, Batch
 
-from .quarantine import BadSample
-from .responses import KINDS, Kind, Record, Response, check_texts, is_pair, responses_of
+from .responses import Kind, Record, is_pair
+from .texts import Texts, weight_of
 from .video import Clip
 
 
@@ -43,76 +43,33 @@ class Collator:
         with_ground_truth: Preference batches get a last block of rows that hold the ground truth.
         num_negatives: Rejected responses of a record in a preference batch.
 
+    Attributes:
+        texts: What the tokenizer makes of the records' texts.
+
     Raises:
         ValueError: An unknown kind, a number below 1, or a tokenizer without the tokens that are needed.
 
     """
 
     def __init__(self, processor: Any, kind: Kind, with_ground_truth: bool = False, num_negatives: int = 1) -> None:
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-        if num_negatives < 1:
-            raise ValueError(f"num_negatives must be >= 1, got {num_negatives}")
-        self.processor, self.kind = processor, kind
-        self.with_ground_truth, self.num_negatives = with_ground_truth, num_negatives
-        self.tokenizer = processor.tokenizer
-        self.eos_token_id = self.tokenizer.eos_token_id
-        if self.eos_token_id is None:
-            raise ValueError("the processor's tokenizer has no eos_token; a response could never end")
+        self.texts = Texts(processor, kind, with_ground_truth, num_negatives)
+        self.processor, self.kind, self.with_ground_truth = processor, kind, with_ground_truth
+        self.tokenizer, self.eos_token_id = self.texts.tokenizer, self.texts.eos_token_id
         pad = self.tokenizer.pad_token_id
         self.pad_token_id = self.eos_token_id if pad is None else pad
-        tokens = (getattr(processor, "video_token", None), getattr(processor, "image_token", None))
-        self.media_tokens = [token for token in tokens if token]
         # Llama's tokenizer opens a text with its bos where the template does not; Qwen's has none to open with
         opens = self.tokenizer.bos_token_id in self.tokenizer("")["input_ids"]
         self.opening: str = self.tokenizer.bos_token if opens else ""
         self.video_token_id = self.tokenizer.convert_tokens_to_ids(processor.video_token)
         self.needs_token_types = "mm_token_type_ids" in processor.model_input_names
 
-    def check(self, record: Record) -> None:
-        """Refuse a record that can make no row, before its video is read.
-
-        Raises:
-            BadSample: As :func:`check_texts`, or a media token of the model in a text.
-
-        """
-        check_texts(record, self.kind, self.with_ground_truth, self.num_negatives)
-        turns = " ".join(turn["content"] for turn in record.get("history") or ())
-        texts = [record["prompt"], turns, *(row.text for row in self.responses(record))]
-        if not all(_is_unicode(text) for text in texts):
-            raise BadSample("a text holds half a character (a lone surrogate)")
-        if any(token in text for token in self.media_tokens for text in texts):
-            raise BadSample(f"a text contains a media placeholder of the model ({', '.join(self.media_tokens)})")
-        rows = self.responses(record)
-        ids = self._tokenize([row.text for row in rows])
-        if self.kind == "preference" and is_pair(record):
-            self._check_tokens(rows[: 1 + self.num_negatives], ids)
-
-    def _check_tokens(self, rows: list[Response], ids: list[list[int]]) -> None:
-        """Texts that differ may still be the same tokens, and make no pair."""
-        for row, tokens in zip(rows[1:], ids[1 : len(rows)], strict=True):
-            if tokens == ids[0] and row.media == rows[0].media:
-                raise BadSample(f"chosen = {row.role} as tokens")
-
-    def responses(self, record: Record) -> list[Response]:
-        """A record's rows in their order."""
-        return responses_of(record, self.kind, self.with_ground_truth, self.num_negatives)
-
-    def counts(self, record: Record) -> dict[str, Count]:
-        """What a record adds to its accumulation window: responses and tokens of the roles that losses average over."""
-        rows = {row.role: row for row in self.responses(record) if row.role in ("chosen", "ground_truth", "sft")}
-        weight = _weight(record)
-        if self.kind not in ("instruction", "preference"):
-            return {}
-        return {role: Count(weight, weight * len(self._tokenize([row.text])[0])) for role, row in rows.items()}
-
     def __call__(self, examples: Sequence[tuple[Record, Clip | Sequence[Clip | None] | None]]) -> Batch:
         """Build a batch.
 
         Args:
-            examples: Records that passed :meth:`check` (the loader asks it before it reads a video) with their clips,
-                at least one; one clip for all rows of a record (None for a record of text alone), or a list of one for
-                each of them (:meth:`responses`). A clip object that stands in several places is one video.
+            examples: Records that passed :meth:`Texts.check` (the loader asks it before it reads a video) with their
+                clips, at least one; one clip for all rows of a record (None for a record of text alone), or a list of
+                one for each of them (:meth:`Texts.responses`). A clip object in several places is one video.
 
         Returns:
             The batch of this collator's kind (``lit_vpo.batch``).
@@ -126,7 +83,7 @@ class Collator:
         rows = self._rows(examples)
         views, seen = _views([(records[row.example], row.clip) for row in rows])
         prompts, media = self._process(views)
-        responses = self._tokenize([row.text for row in rows])
+        responses = self.texts.tokenize([row.text for row in rows])
         batch: dict[str, Any] = {"kind": self.kind, "records": records, "media": media}
         batch |= self._text([(prompts[view], response) for view, response in zip(seen, responses, strict=True)])
         videos = _numbers([clip for _, clip in views])
@@ -138,21 +95,12 @@ class Collator:
         """The batch's rows; those of preference batches stand in blocks: chosen, then rejected, then ground truth."""
         groups = []
         for number, (record, clips) in enumerate(examples):
-            rows = self.responses(record)
+            rows = self.texts.responses(record)
             clips = clips if isinstance(clips, list) else [clips] * len(rows)
             groups.append([_Row(number, row.text, clip) for row, clip in zip(rows, clips, strict=True)])
         if self.kind == "preference":
             return [row for block in zip(*groups, strict=True) for row in block]
         return [row for group in groups for row in group]
-
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        if self.kind == "prompt":
-            return [[] for _ in texts]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        for text, row in zip(texts, ids, strict=True):
-            if not row:
-                raise BadSample(f"the tokenizer makes no token of {text!r}")
-        return [[*row, self.eos_token_id] for row in ids]
 
     def _process(self, examples: Sequence[tuple[Record, Clip | None]]) -> tuple[list[list[int]], dict[str, Tensor]]:
         """Prompt ids with expanded placeholders, and the tensors of the batch's videos, each processed once."""
@@ -248,7 +196,7 @@ class Collator:
         return text
 
     def _extras(self, records: list[Record], rows: list[_Row]) -> dict[str, Any]:
-        weight = torch.tensor([_weight(record) for record in records])
+        weight = torch.tensor([weight_of(record) for record in records])
         if self.kind == "instruction":
             return {"weight": weight}
         if self.kind == "preference":
@@ -279,19 +227,6 @@ def _key(clip: Clip | None) -> str:
     digest = hashlib.blake2b(f"{tuple(clip.frames.shape)} {clip.fps}".encode(), digest_size=16)
     digest.update(clip.frames.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _weight(record: Record) -> float:
-    weight = record.get("weight")
-    return 1.0 if weight is None else float(weight)
 
 
 def _turn(role: str, text: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Items of the DataLoader: whole batches, so that workers read, decode and collate."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple, cast
 
 from torch.utils.data import Dataset
@@ -89,7 +91,7 @@ class BatchItems(Dataset[Item]):
         # planned here, before workers start, which then share it
         last = 0 if steps is None else (steps.stop - 1) // plan.num_batches
         self.planned: list[Batches] = [plan.batches(epoch + ahead) for ahead in range(last + 1)]
-        self.counted: dict[int, dict[str, Count]] = {}
+        self._step, self._totals = range(0), dict[str, Count]()
 
     def __getitem__(self, position: int) -> Item:
         bad: list[Bad] = []
@@ -117,25 +119,20 @@ class BatchItems(Dataset[Item]):
         return cast(Batch, batch | {"window": window} if window else batch)
 
     def _window(self, steps: Steps, position: int) -> dict[str, Count]:
-        """What the optimizer step of a batch holds, per batch of a whole step (the epoch's last step may be short)."""
-        rows = [row for place in steps.around(position) for row in self._rows(place)]
-        counts = [count for row in rows for count in self._counts(row).items()]
-        totals: dict[str, Count] = {}
-        for role, (samples, tokens) in counts:
-            before = totals.get(role, Count(0.0, 0.0))
-            totals[role] = Count(before.sample + samples / steps.batches, before.token + tokens / steps.batches)
-        return totals
+        """What the optimizer step of a batch holds, per batch of a whole step (the epoch's last step may be short).
 
-    def _counts(self, row: int) -> dict[str, Count]:
-        """Counts of a row's texts; none where they make the record unusable."""
-        if row not in self.counted:
-            try:
-                record = self.reader.record(row)
-                self.collator.check(record)
-                self.counted[row] = self.collator.counts(record)
-            except BadSample:
-                self.counted[row] = {}
-        return self.counted[row]
+        Known from the plan alone, before anything is decoded: a sample that turns out unusable keeps its share.
+        """
+        step = steps.around(position)
+        if step != self._step:  # its batches follow one another, and share what was counted
+            rows = [row for place in step for row in self._rows(place)]
+            self._step, self._totals = step, _totals(self.collator.texts.counts(list(self._planned(rows))), steps.batches)
+        return self._totals
+
+    def _planned(self, rows: list[int]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            with suppress(BadSample):
+                yield self.reader.fields(row, self.collator.texts.counted_fields)
 
     def _examples(
         self, rows: list[int], bad: list[Bad], usable: list[bool], clips: dict[object, Clip]
@@ -157,8 +154,8 @@ class BatchItems(Dataset[Item]):
     def _example(self, row: int, clips: dict[object, Clip]) -> _Example:
         """A row's record and the clip of each of its responses."""
         record = self.reader.record(row)
-        self.collator.check(record)
-        return record, [self._clip(row, record, shown.media, clips) for shown in self.collator.responses(record)]
+        self.collator.texts.check(record)
+        return record, [self._clip(row, record, shown.media, clips) for shown in self.collator.texts.responses(record)]
 
     def _clip(self, row: int, record: dict[str, Any], media: dict[str, Any], clips: dict[object, Clip]) -> Clip | None:
         """A view of a row's video; what is seen alike in a batch is decoded once and kept in `clips`."""
@@ -169,3 +166,12 @@ class BatchItems(Dataset[Item]):
                 return None
             clips[view] = clip
         return clips[view]
+
+
+def _totals(counts: Iterable[dict[str, Count]], num_batches: int) -> dict[str, Count]:
+    """Sums over records for each role, shared out over batches."""
+    totals: dict[str, Count] = {}
+    for role, (samples, tokens) in chain.from_iterable(record.items() for record in counts):
+        before = totals.get(role, Count(0.0, 0.0))
+        totals[role] = Count(before.sample + samples, before.token + tokens)
+    return {role: Count(total.sample / num_batches, total.token / num_batches) for role, total in totals.items()}

@@ -43,29 +43,25 @@ def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReade
         for row in rows:
             try:
                 record = reader.record(row)
-                collator.check(record)
+                collator.texts.check_characters(record)
             except BadSample as error:
                 unusable[str(error)] += 1
                 continue
-            own = _texts(record, collator)
-            texts, owners = texts + own, owners + [row] * len(own)
+            said = collator.texts.all(record)
+            texts, owners = texts + said, owners + [row] * len(said)
             visual[row] = sum(_visual(view, row, clip_reader, collator, shapes) for view in _views(record, collator))
-        for row, ids in zip(owners, collator.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
-            text[row] += len(ids)
+        ids = collator.texts.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        for row, own in zip(owners, ids, strict=True):
+            text[row] += len(own)
     if unusable:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in unusable.most_common(3))
         log.warning("plan: %d rows count as one token, they cannot be used now: %s", unusable.total(), reasons)
     return Lengths(visual, text)
 
 
-def _texts(record: _Record, collator: Collator) -> list[str]:
-    turns = [turn["content"] for turn in record.get("history") or ()]
-    return [*turns, record["prompt"], *(response.text for response in collator.responses(record))]
-
-
 def _views(record: _Record, collator: Collator) -> list[_Record]:
     """Different views of the video that a record's responses look at."""
-    views = {json.dumps(response.media, sort_keys=True): response.media for response in collator.responses(record)}
+    views = {json.dumps(response.media, sort_keys=True): response.media for response in collator.texts.responses(record)}
     return [view for view in views.values() if view.get("video", "") is not None]
 
 

@@ -1,7 +1,7 @@
 """The loader: a length, a position, an epoch; the same batches for any number of workers, a state of a few bytes."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .plan import EpochPlan
 from .position import Position
 from .quarantine import Quarantine
 from .reader import RecordReader
+from .training_loop import TrainingLoop
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,11 @@ class ShardLoader:
         origins: The overlay of each row, needed with ``weights``.
         max_bad_in_a_row: Unusable samples one after the other that do not stop the run yet.
         max_bad_fraction: The same as a part of an epoch's samples.
-        on_epoch: Told the length of an epoch when its first batch is asked for.
+        loop: Lightning's loop, whose count of batches follows this one; None where nothing but the loader counts.
         clip_reader: Decodes the clips, by another rule than ``num_frames`` and ``size``; None takes those.
 
     Raises:
-        ValueError: Numbers out of range.
+        ValueError: Numbers out of range, or another rank has other data.
 
     """
 
@@ -92,7 +93,7 @@ class ShardLoader:
         origins: Ints | None = None,
         max_bad_in_a_row: int = 100,
         max_bad_fraction: float = 0.5,
-        on_epoch: Callable[[int], None] | None = None,
+        loop: TrainingLoop | None = None,
         clip_reader: ClipReader | None = None,
     ) -> None:
         if on_bad_sample not in ("quarantine", "raise"):
@@ -119,13 +120,15 @@ class ShardLoader:
             weights=weights,
             origins=origins,
         )
-        self.position = Position(self.plan.num_batches, rank, world)
+        self.position = Position(self.plan.num_batches, rank, world, accumulate)
         self.evaluation, self.on_bad_sample = evaluation, on_bad_sample
         self.quarantine, self.limits = Quarantine(quarantine), FaultLimits(max_bad_in_a_row, max_bad_fraction)
-        self.accumulate, self.on_epoch = accumulate, on_epoch
+        self.loop = loop
+        if loop is not None and not evaluation:
+            loop.check_ranks_agree(self._identity())
 
     def __len__(self) -> int:
-        """Batches of this epoch on this rank: those handed out, as Lightning counts them, and those left."""
+        """Batches of this epoch on this rank: those handed out and those left."""
         return self.position.length
 
     @property
@@ -150,8 +153,11 @@ class ShardLoader:
         return self._iterate(self.position)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position in the data: plain numbers and hashes, the same on every rank."""
-        return {**self._identity(), **self.position.state()}
+        """Position in the data: plain numbers and hashes, the same on every rank.
+
+        A batch that was handed over and not trained on, or whose optimizer step is not taken yet, comes again.
+        """
+        return {**self._identity(), **self.position.state(None if self.loop is None else self.loop.trained)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Jump to a saved position, which another number of ranks or workers may have reached.
@@ -191,8 +197,8 @@ class ShardLoader:
         self.limits.begin(self.plan.num_epoch_rows / position.world)
         if self.evaluation:
             return
-        if self.on_epoch is not None:
-            self.on_epoch(len(self))
+        if self.loop is not None:
+            self.loop.begin(position.done, position.length)
         if position.num_unused:
             numbers = position.epoch, position.num_unused, position.world, position.num_batches
             log.info("epoch %d: %d batches at its end stay unused, %d ranks do not divide %d", *numbers)
@@ -200,7 +206,7 @@ class ShardLoader:
     def _dataloader(self, position: Position) -> "DataLoader[Item]":
         start, world = position.in_epoch, position.world
         stop = start + position.steps_left * world
-        steps = None if self.evaluation else Steps(self.accumulate * world, start - position.done * world, stop)
+        steps = None if self.evaluation else Steps(position.accumulate * world, start - position.done * world, stop)
         items = BatchItems(
             self.reader, self.collator, self.plan, self.clip_reader, position.epoch, steps, self.on_bad_sample
         )

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -60,6 +61,7 @@ class RecordReader:
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be >= 1 or null, got {limit}")
         self.manifest, self.store = manifest, store or LocalStore(manifest.root)
+        self.overlaid = overlay is not None
         own = [{"key": sample.key} for sample in manifest.samples]
         rows = own if overlay is None else overlay.known_rows(manifest)
         self.rows = _with_ids(rows)[:limit]
@@ -79,13 +81,27 @@ class RecordReader:
     def record(self, row: int) -> dict[str, Any]:
         """Record of a row: the sample's json, overridden by the overlay row; media dicts are merged.
 
+        A weight is a row's: that of a sample's json counts only where no overlay lies over it.
+
         Raises:
             BadSample: The json member is unreadable, or is no record.
 
         """
         sample = self.sample(row)
         own = _parse(read_member(self.store, sample, "json")) if "json" in sample.members else {}
+        if self.overlaid:
+            own.pop("weight", None)
         return join(own, self.rows[row])
+
+    def fields(self, row: int, names: Collection[str]) -> dict[str, Any]:
+        """A record as far as some of its fields and its weight go: no file is read where the overlay's row has them.
+
+        Raises:
+            BadSample: As :meth:`record`.
+
+        """
+        own = self.rows[row]
+        return own if all(own.get(name) is not None for name in names) else self.record(row)
 
     def video(self, row: int) -> bytes:
         """Bytes of a row's video.

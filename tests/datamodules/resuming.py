@@ -22,7 +22,7 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": 
 
 
 class Keys(LightningModule):
-    """Notes the ids of the batches it trains on.
+    """Notes the ids of the batches it trains on (`seen`), and of those that make up each optimizer step (`steps`).
 
     Args:
         stop_at: Interrupt the run before this many batches more.
@@ -36,16 +36,26 @@ class Keys(LightningModule):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seen, self.stop_at, self.stepping, self.path, self.pause = [], stop_at, stepping, path, pause
+        self.steps, self.windows, self.stepped, self.validated_after = [], [], 0, []
 
     def training_step(self, batch, batch_idx):
         if self.stop_at is not None and len(self.seen) == self.stop_at:
             raise KeyboardInterrupt
         self.seen.append([record["id"] for record in batch["records"]])
+        self.windows.append(next(iter(batch["window"].values())).sample)
         if self.path is not None:
             with open(f"{self.path}.{self.global_rank}.txt", "a") as file:
                 file.write(f"{self.global_step} {','.join(self.seen[-1])}\n")
         time.sleep(self.pause)
         return self.weight.sum()
+
+    def on_before_optimizer_step(self, optimizer):
+        self.steps.append(self.seen[self.stepped :])
+        self.stepped = len(self.seen)
+
+    def validation_step(self, batch, batch_idx):
+        if batch_idx == 0 and not self.trainer.sanity_checking:
+            self.validated_after.append(len(self.seen))
 
     def configure_optimizers(self):
         if self.stepping:

@@ -166,9 +166,23 @@ def test_negatives_are_asked_for(make, shards, tmp_path):
 
 def test_the_loader_knows_ranks_and_accumulation_of_its_trainer(make, shards, pairs):
     data = make(PreferenceDataModule, train=Source(str(shards), str(pairs / "pairs.jsonl")), batch_size=2)
-    assert data.train_dataloader().accumulate == 1
+    assert data.train_dataloader().position.accumulate == 1
     data.trainer = Trainer(accumulate_grad_batches=3, logger=False, accelerator="cpu", enable_progress_bar=False)
-    assert data.train_dataloader().accumulate == 3
+    assert data.train_dataloader().position.accumulate == 3
+
+
+def test_ranks_whose_data_differ_are_refused_by_name(make, shards, pairs, monkeypatch):
+    """Rank 0 has a row less, or read another number of tokens."""
+    options = {"train": Source(str(shards), str(pairs / "pairs.jsonl")), "tokens_per_batch": 1000}
+    first = make(PreferenceDataModule, **options).train_dataloader().state_dict()
+    for name in ("overlay_hash", "lengths_hash"):
+        data = make(PreferenceDataModule, **options)
+        data.trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
+        monkeypatch.setattr(data.trainer.strategy, "broadcast", lambda own, name=name: first | {name: "other"})
+        with pytest.raises(ValueError, match=f"rank 0 has {name} .*rank 0 has 'other'; every rank needs the same"):
+            data.train_dataloader()
+    data.trainer.strategy.broadcast = lambda own: own
+    assert data.train_dataloader().state_dict() == first
 
 
 def test_overlays_are_mixed_by_weight(make, shards, tmp_path):

@@ -126,7 +126,7 @@ def test_a_cut_and_resumed_run_trains_on_the_same_keys(make, tmp_path, limits, w
 
 def test_other_data_seed_or_batch_size_is_refused_by_name(make, tmp_path, clips, rows):
     state = make().state_dict()
-    assert {name: state[name] for name in ("cursor", "done", "ended")} == {"cursor": 0, "done": 0, "ended": False}
+    assert {name: state[name] for name in ("cursor", "done")} == {"cursor": 0, "done": 0}
     other = write_shards(tmp_path / "other", clips[::-1])
     changes = {
         "manifest_hash": {"folder": other},
@@ -330,6 +330,19 @@ def test_every_batch_of_a_step_carries_what_the_step_holds(make, llava, workers)
                 assert batch["window"] == {"ground_truth": pytest.approx(expected)}
     sums = [(batch["labels"] != -100).sum(1) @ batch["weight"].long() for rank in ranks for batch in rank[:2]]
     assert sum(sums) / 4 == ranks[0][0]["window"]["ground_truth"].token
+
+
+def test_what_a_step_holds_is_known_without_reading_what_the_overlay_says(make, llava, monkeypatch):
+    """A step of many ranks has many records: those whose texts the overlay holds cost no read of their sample."""
+    rows = [{"key": f"s{n % 6}", "id": f"r{n}", "ground_truth": "a cat"} for n in range(12)]
+    rows[3].pop("ground_truth")  # its sample's own
+    read = []
+    record = RecordReader.record
+    monkeypatch.setattr(RecordReader, "record", lambda self, row: read.append(row) or record(self, row))
+    loader = make(overlay=Overlay(tuple(rows)), accumulate=3, shuffle=False, world_multiple=1)
+    batches = list(loader)
+    assert sorted(read) == sorted([*range(12), 3])
+    assert [batch["window"]["ground_truth"].sample for batch in batches] == [2.0] * 6
 
 
 def test_batches_of_evaluation_belong_to_no_step(make, llava):
