@@ -126,7 +126,8 @@ class BatchItems(Dataset[Item]):
         step = steps.around(position)
         if step != self._step:  # its batches follow one another, and share what was counted
             rows = [row for place in step for row in self._rows(place)]
-            self._step, self._totals = step, _totals(self.collator.texts.counts(list(self._planned(rows))), steps.batches)
+            counts = self.collator.texts.counts(list(self._planned(rows)))
+            self._step, self._totals = step, _totals(counts, steps.batches)
         return self._totals
 
     def _planned(self, rows: list[int]) -> Iterator[dict[str, Any]]:

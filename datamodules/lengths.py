@@ -61,8 +61,9 @@ def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReade
 
 def _views(record: _Record, collator: Collator) -> list[_Record]:
     """Different views of the video that a record's responses look at."""
-    views = {json.dumps(response.media, sort_keys=True): response.media for response in collator.texts.responses(record)}
-    return [view for view in views.values() if view.get("video", "") is not None]
+    views = [response.media for response in collator.texts.responses(record)]
+    different = {json.dumps(view, sort_keys=True): view for view in views}
+    return [view for view in different.values() if view.get("video", "") is not None]
 
 
 def _visual(

@@ -122,7 +122,8 @@ class Texts:
             rows = self.responses(record)
         except BadSample:
             return {}
-        return {row.role: row.text for row in rows if row.role in _COUNTED and row.text.strip() and _is_unicode(row.text)}
+        counted = [row for row in rows if row.role in _COUNTED and row.text.strip()]
+        return {row.role: row.text for row in counted if _is_unicode(row.text)}
 
     def _check_tokens(self, rows: list[Response], ids: list[list[int]]) -> None:
         """Texts that differ may still be the same tokens, and make no pair."""

@@ -63,7 +63,8 @@ class TrainingLoop:
                 )
 
     def _set_length(self, length: int) -> None:
-        loop, interval = self.trainer.fit_loop, getattr(self.trainer, "val_check_interval", None)  # none where it is a time
+        loop = self.trainer.fit_loop
+        interval = getattr(self.trainer, "val_check_interval", None)  # there is none where it is a time
         loop.max_batches = length
         if loop._data_fetcher is not None:
             loop._data_fetcher.length = length
