@@ -1,4 +1,4 @@
-"""Text files of one record per line: read whole, and either old or new, never half written."""
+"""Text files of one record per line: read whole; replaced in one step, or longer by one whole line."""
 
 import os
 import tempfile
@@ -21,6 +21,27 @@ def read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8") from error
     return lines if lines[-1] else lines[:-1]
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file that other processes may add to as well.
+
+    The file and its folder are made where missing. On a local file system lines of several processes do not mix. What
+    a killed process left of its line stays as it is: the new line begins behind it.
+
+    Args:
+        path: The file.
+        line: Without its newline.
+
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # unbuffered: a line goes out in one write, which O_APPEND keeps together
+    with path.open("ab+", buffering=0) as file:
+        end = file.tell()
+        torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+        payload = ("\n" * torn + line + "\n").encode()
+        while payload:  # a second write happens on a full disk, and raises
+            payload = payload[file.write(payload) :]
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

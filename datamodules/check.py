@@ -15,7 +15,7 @@ from . import manifest as manifests
 from .clips import ClipReader
 from .container import Limits
 from .manifest import Manifest, Sample
-from .overlay import Overlay
+from .mix import Mix
 from .pack import Packed, pack
 from .probe import check_ends
 from .quarantine import BadSample, read_quarantine
@@ -67,7 +67,8 @@ def check(
 
     Args:
         folder: Of shards or loose videos, indexed.
-        overlay: Records to check against it; None checks each sample's own json where it has a prompt.
+        overlay: Records to check against it: a file, a comma list, a glob, or the name of parts that ranks wrote; None
+            checks each sample's own json where it has a prompt.
         num_frames: Frames to decode of each view, the first and the last among them.
         size: Short side of the frames; None keeps the video's.
         limits: What decoding one clip may cost; None takes the defaults.
@@ -78,7 +79,7 @@ def check(
     """
     console, limits = Console(), limits or Limits()
     try:
-        reader = RecordReader(Manifest.load(folder), Overlay.load(overlay) if overlay else None)
+        reader = RecordReader(Manifest.load(folder), Mix.load(str(overlay)).overlay if overlay else None)
     except ValueError as error:
         problems = [Problem("", "", str(error))]
     else:
@@ -170,10 +171,10 @@ def _row_problems(
 
 
 def _views(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The record as its own media and those of its negatives show it."""
-    media = record["media"]
-    others = [{**media, **(negative.get("media") or {})} for negative in record.get("negatives") or []]
-    return [{**record, "media": each} for each in (media, *others)]
+    """The record as its own media show it, then as each response with a view of its own does."""
+    views = list((record.get("views") or {}).values())
+    views += [negative.get("media") or {} for negative in record.get("negatives") or []]
+    return [{**record, "media": {**record["media"], **view}} for view in ({}, *views)]
 
 
 def num_frames_of(record: dict[str, object], num_frames: int) -> int:

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import av
-
 from .audio import clip_sound
 from .container import Limits
 from .frame_cache import FrameCache
-from .frames import Backend, check_backend
+from .frames import Backend, check_backend, decoder_versions
 from .reader import RecordReader
 from .sampling import Sampling, as_sampling
 from .video import Clip, decode
@@ -96,6 +94,5 @@ class ClipReader:
             "window": window,
             "sampling": repr(self.sampling),
             "size": self.size,
-            # a version may round otherwise
-            "decoder": [self.backend, av.__version__],
+            "decoder": decoder_versions(self.backend),
         }

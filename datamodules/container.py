@@ -121,16 +121,19 @@ def open_media(source: bytes | Path, want: Literal["frames", "packets", "header"
         BadSample: FFmpeg cannot open or read it.
 
     """
-    file: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     # more dicts than a file has streams do no harm; a decoder opened this way would guess its delay wrongly
     streams: Any = [] if want == "frames" else [{"skip_frame": "all"}] * 32
-    options = {"probesize": "32", "fpsprobesize": "0"} if want == "header" else {}
+    # FFmpeg goes by content: a playlist called .mp4 would have it open the files that it names (no protocol is "none")
+    options = {"protocol_whitelist": "none"} | ({"probesize": "32", "fpsprobesize": "0"} if want == "header" else {})
     try:
-        with av.open(
-            file, metadata_errors="ignore", buffer_size=BUFFER_BYTES, stream_options=streams, options=options
-        ) as container:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            av.open(
+                file, metadata_errors="ignore", buffer_size=BUFFER_BYTES, stream_options=streams, options=options
+            ) as container,
+        ):
             yield container
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
         # the temporary names inside FFmpeg's messages would make equal failures look different
         raise BadSample(f"the video does not decode: {type(error).__name__}") from error
 

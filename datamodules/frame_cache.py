@@ -17,8 +17,9 @@ from .video import Clip
 
 log = logging.getLogger(__name__)
 
-# files of this cache, relative to its folder; a user may name a folder that holds others
-OWN_NAME = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}\.npz")
+# files of this cache, relative to its folder; a user may name a folder that holds others. Those still being written
+# are among them: one that a killed process left counts, and goes as it grows old
+OWN_NAME = re.compile(r"[0-9a-f]{2}/([0-9a-f]{64}\.npz|\.[0-9a-f]{64}\..{8})")
 # a worker looks at the whole folder once for so many parts of the bound that it wrote itself
 _PARTS = 32
 
@@ -86,7 +87,7 @@ class FrameCache:
 
     def _write(self, path: Path, clip: Clip) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 np.savez(file, frames=clip.frames.numpy(), timestamps_s=np.array(clip.timestamps_s), fps=clip.fps)

@@ -8,6 +8,7 @@ resized after their conversion to RGB, PyAV's in the same step, which may round 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,12 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend must be 'pyav' or 'torchcodec', got {backend!r}")
     if backend == "torchcodec":
         _torchcodec_decoder()
+
+
+def decoder_versions(backend: Backend) -> list[str]:
+    """What makes the pictures, with its version: another one may round otherwise."""
+    libraries = ["av"] if backend == "pyav" else ["av", backend]  # PyAV resizes whoever decodes
+    return [backend, *map(version, libraries)]
 
 
 class _Pictures:

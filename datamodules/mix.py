@@ -52,15 +52,14 @@ class Mix:
         """Read the overlays that a data source names.
 
         Raises:
-            ValueError: A file that is missing, incomplete or bad, or a weight outside (0, 1].
+            ValueError: A file that is missing, incomplete or bad, or a weight outside (0, 1] or too small for one row.
 
         """
         shares = [OverlayShare(source)] if isinstance(source, str) else list(source)
         files = [(path, share.weight) for share in shares for path in overlay_files(share.path)]
-        for path, weight in files:
-            if not 0 < weight <= 1:
-                raise ValueError(f"the weight of overlay {path} must lie in (0, 1], got {weight}")
         loaded = [read_parts(path) for path, _ in files]
+        for (path, weight), overlay in zip(files, loaded, strict=True):
+            _check_weight(path, weight, len(overlay.rows))
         if len(loaded) == 1:
             rows = loaded[0].rows
         else:
@@ -102,12 +101,15 @@ def part_of(path: str | Path, rank: int, world: int) -> Path:
 
 
 def write_part(path: str | Path, rows: Iterable[dict[str, Any]], rank: int, world: int) -> Overlay:
-    """Write one rank's rows of an overlay in one step; a single rank writes the overlay itself."""
-    return write_overlay(path if world == 1 else part_of(path, rank, world), rows)
+    """Write one rank's rows of an overlay in one step; a single rank writes the overlay itself, sorted as if merged."""
+    return write_overlay(path, _sorted(rows)) if world == 1 else write_overlay(part_of(path, rank, world), rows)
 
 
 def read_parts(path: str | Path) -> Overlay:
     """Read an overlay, from its file or from the parts of all ranks, sorted so that the number of ranks is forgotten.
+
+    What :func:`write_part` wrote gives the same rows in the same order for every number of ranks. A file of another
+    hand keeps its own order.
 
     Raises:
         ValueError: File and parts, or parts of several worlds, lie side by side; a part is missing; a bad row.
@@ -126,14 +128,35 @@ def read_parts(path: str | Path) -> Overlay:
     (world,) = worlds
     if missing := [part_of(path, rank, world).name for rank in range(world) if (rank, world) not in parts]:
         raise ValueError(f"overlay {path} is incomplete: {', '.join(missing)} is missing; did that rank finish?")
-    rows = [row for place in sorted(parts) for row in Overlay.load(parts[place]).rows]
-    return Overlay(tuple(sorted(rows, key=lambda row: (row["key"], json.dumps(row, sort_keys=True)))))
+    # a rank that kept none of its pairs leaves an empty part
+    rows = [row for part in parts.values() if part.stat().st_size for row in Overlay.load(part).rows]
+    if not rows:
+        raise ValueError(f"overlay {path} has no rows: all its parts are empty")
+    return Overlay(tuple(_sorted(rows)))
+
+
+def place_of(text: str) -> tuple[int, int] | None:
+    """Rank and world of ``RANK-WORLD``; a date (``2024-10``, ``03-10``) is none."""
+    match = _PART.fullmatch(text)
+    return (int(match[1]), int(match[2])) if match and int(match[1]) < int(match[2]) else None
 
 
 def _place(file: Path) -> tuple[int, int] | None:
-    """Rank and world of a part's name; the date in ``rows.2024-10.jsonl`` is none."""
-    match = _PART.fullmatch(file.stem.rpartition(".")[2])
-    return (int(match[1]), int(match[2])) if match and int(match[1]) < int(match[2]) else None
+    return place_of(file.stem.rpartition(".")[2])
+
+
+def _sorted(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: json.dumps([row.get("key"), row], sort_keys=True))
+
+
+def _check_weight(path: Path, weight: float, num_rows: int) -> None:
+    if not 0 < weight <= 1:
+        raise ValueError(f"the weight of overlay {path} must lie in (0, 1], got {weight}")
+    if round(weight * num_rows) < 1:
+        raise ValueError(
+            f"the weight {weight} of overlay {path} shows none of its {num_rows} rows; leave the overlay out, "
+            f"or give it a weight of at least {1 / num_rows:.2g}"
+        )
 
 
 def _whole(file: Path) -> Path:

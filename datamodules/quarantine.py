@@ -1,12 +1,15 @@
 """Samples that cannot be used: counted, written down with their reason, never replaced in silence."""
 
 import json
+import logging
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
-from .atomic import read_lines, write_lines
+from .atomic import append_line, read_lines, write_lines
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "quarantine.jsonl"
 
@@ -31,7 +34,10 @@ class Quarantine:
     """The list of unusable samples of a run or of a folder of shards.
 
     A sample is told apart by its ``id`` (an overlay may hold several records of one key); one that the file already
-    names is not written again. The file appears with the first bad sample.
+    names is not written again. The file appears with the first bad sample. Ranks may share it: each adds whole lines,
+    and two that meet one sample at the same time both name it.
+
+    All counts are of this object, since it was made: a resumed run counts anew, while the file keeps the lines of all.
 
     Args:
         folder: Where ``quarantine.jsonl`` lies or will lie; None counts without writing.
@@ -77,9 +83,7 @@ class Quarantine:
         self.added.append(line)
         self._added.add(name)
         if self.path is not None and name not in self._known:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            append_line(self.path, json.dumps(line))  # ASCII: a torn line is still text
             self._known.add(name)
         return True
 
@@ -94,9 +98,33 @@ def reason_name(reason: str) -> str:
 
 
 def read_quarantine(folder: str | Path) -> list[QuarantineLine]:
-    """Lines of ``folder/quarantine.jsonl``; none where the file is absent."""
+    """Lines of ``folder/quarantine.jsonl``; none where the file is absent.
+
+    A line that was cut while it was written (its process was killed) is left out and logged: its sample counts as not
+    yet written.
+
+    Raises:
+        ValueError: Another line that is none of a quarantine; the message names file and line.
+
+    """
     path = Path(folder) / FILE_NAME
-    return [json.loads(line) for line in read_lines(path) if line] if path.exists() else []
+    numbered = enumerate(read_lines(path) if path.exists() else [], start=1)
+    parsed = [_parse(line, f"{path}, line {number}") for number, line in numbered if line]
+    return [line for line in parsed if line is not None]
+
+
+def _parse(text: str, where: str) -> QuarantineLine | None:
+    """None where the line ends before its object does."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        line = None
+        if not text.endswith("}"):
+            log.warning("%s is left out: it was cut while it was written", where)
+            return None
+    if not isinstance(line, dict) or not line.keys() >= QuarantineLine.__required_keys__:
+        raise ValueError(f"{where}: not a line of a quarantine; remove it")
+    return cast(QuarantineLine, line)
 
 
 def forget(folder: str | Path, stage: Stage) -> None:
@@ -109,4 +137,4 @@ def forget(folder: str | Path, stage: Stage) -> None:
     if not kept:
         path.unlink(missing_ok=True)
     elif len(kept) < len(lines):
-        write_lines(path, (json.dumps(line, ensure_ascii=False) for line in kept))
+        write_lines(path, map(json.dumps, kept))

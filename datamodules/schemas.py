@@ -6,7 +6,6 @@ registry.
 
 import glob
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from . import formats_answers, formats_pairs  # noqa: F401  they register themse
 from .atomic import read_lines
 from .fields import Row, check_fields
 from .formats import SCHEMAS, Schema, register, strip_tags
+from .mix import place_of
 
 __all__ = ["SCHEMAS", "Annotations", "Schema", "find_files", "read_annotations", "register", "strip_tags", "to_records"]
-
-_SHARD = re.compile(r"(.+\.jsonl?)\.(\d+)-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def find_files(files: str | Path) -> list[Path]:
         return [Path(name)]
     pattern = name if glob.has_magic(name) else f"{glob.escape(name)}.*-*"
     found = sorted(Path(path) for path in glob.glob(pattern) if not path.endswith(".filtered"))
-    found = [path for path in found if path.is_file() and (glob.has_magic(name) or _SHARD.fullmatch(str(path)))]
+    found = [path for path in found if path.is_file() and (glob.has_magic(name) or _shard(path))]
     if not found:
         raise ValueError(f"annotation file {name} does not exist")
     _check_shards(found)
@@ -129,11 +127,17 @@ def _is_generation(record: Row) -> bool:
     return bool(record["meta"]["schema"] == "temple_inter")
 
 
+def _shard(path: Path) -> tuple[str, tuple[int, int]] | None:
+    """The name that a shard belongs to, its rank and world; None for any other file."""
+    name, _, place = str(path).rpartition(".")
+    found = place_of(place) if name.endswith((".json", ".jsonl")) else None
+    return (name, found) if found else None
+
+
 def _check_shards(paths: list[Path]) -> None:
     worlds: dict[str, set[tuple[int, int]]] = {}
-    for path in paths:
-        if shard := _SHARD.fullmatch(str(path)):
-            worlds.setdefault(shard[1], set()).add((int(shard[2]), int(shard[3])))
+    for name, place in filter(None, map(_shard, paths)):
+        worlds.setdefault(name, set()).add(place)
     for name, shards in worlds.items():
         world = max(world for _, world in shards)
         if shards != {(rank, world) for rank in range(world)}:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from .manifest import shard_sizes
 from .mix import OverlayShare
-from .stores import Store
+from .stores import ColdStore, Store
 
 # the sources of each stage of Lightning; training needs `train`, every other stage one of its own
 STAGES = {
@@ -45,7 +46,7 @@ class Source:
 
 
 def check_sources(sources: dict[str, Source | None], stage: str) -> None:
-    """Refuse a stage without a source of its own, or one whose folder is not there.
+    """Refuse a stage without a source of its own, one whose folder is not there, or a cache too small for its shards.
 
     Raises:
         ValueError: It names the option.
@@ -61,3 +62,5 @@ def check_sources(sources: dict[str, Source | None], stage: str) -> None:
                 f"data.{name}.shards: {source.shards} is not a folder; "
                 "give the folder of the shards, or make them with: python -m lit_vpo data pack"
             )
+        if source is not None and isinstance(source.store, ColdStore):
+            source.store.check_sizes(shard_sizes(source.shards))

@@ -6,6 +6,7 @@ fails for good is one bad sample.
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -13,15 +14,19 @@ import shutil
 import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from .quarantine import BadSample
 
-_SHARD = re.compile(r"[0-9a-f]{24}\.shard")  # what a cold store names, and so may remove
+log = logging.getLogger(__name__)
+
+# what a cold store names, and so may remove
+_SHARD = re.compile(r"[0-9a-f]{24}\.shard")
+_PART = re.compile(r"[0-9a-f]{24}\.part")
 
 
 class Store(ABC):
@@ -136,8 +141,8 @@ class ColdStore(Store):
         url: Where a shard comes from, as ``webdataset.gopen`` opens it, with ``{shard}`` for its name:
             ``https://host/data/{shard}``, ``gs://bucket/{shard}``, ``pipe:aws s3 cp s3://bucket/{shard} -``.
         cache: Folder for the shards; processes of one machine share it.
-        cache_gb: The folder's size at most, in 10^9 bytes; the shards longest unused go first. It has to hold the
-            shards that an epoch reads at a time.
+        cache_gb: The folder's size at most, in 10^9 bytes, beside the shards on their way; those longest unused go
+            first. It has to hold the shards that an epoch reads at a time: a shard fetched again is logged.
         attempts: As for :class:`Store`.
         wait_s: As for :class:`Store`.
 
@@ -153,7 +158,25 @@ class ColdStore(Store):
         if not cache_gb > 0:
             raise ValueError(f"cache_gb must be > 0, got {cache_gb}")
         _check_scheme(url)
-        self.url, self.cache, self.max_bytes = url, Path(cache), int(cache_gb * 1e9)
+        self.url, self.cache, self.max_bytes = url, Path(cache), round(cache_gb * 1e9)
+        self._fetched, self._warned = set[str](), False
+
+    def check_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Refuse shards that the cache cannot hold.
+
+        Args:
+            sizes: Bytes of each shard.
+
+        Raises:
+            ValueError: One is larger than the cache.
+
+        """
+        for name, size in sizes.items():
+            if size > self.max_bytes:
+                raise ValueError(
+                    f"shard {name} of {size / 1e9:g} GB does not fit into the cache {self.cache} of "
+                    f"{self.max_bytes / 1e9:g} GB; raise cache_gb to hold all shards that are read at a time"
+                )
 
     def _read(self, name: str, offset: int, size: int) -> bytes:
         digest = hashlib.sha256(f"{self.url}\n{name}".encode()).hexdigest()[:24]
@@ -170,12 +193,14 @@ class ColdStore(Store):
             if len(payload) < size:
                 # cut on its way here; the next try fetches it anew
                 path.unlink()
+                self._fetched.discard(name)
                 raise OSError(f"shard {name} was fetched only in part")
         return payload
 
     def _fetch(self, name: str, path: Path) -> None:
         from webdataset.gopen import gopen
 
+        _remove_leftovers(self.cache)
         # a shell reads what stands behind pipe:
         quoted = shlex.quote(name) if self.url.startswith("pipe:") else name
         part = path.with_suffix(".part")
@@ -183,6 +208,14 @@ class ColdStore(Store):
             shutil.copyfileobj(stream, file, 1 << 20)
         trim(self.cache, _SHARD, self.max_bytes - part.stat().st_size)
         part.rename(path)
+        if name in self._fetched and not self._warned:
+            self._warned = True
+            log.warning(
+                "shard %s was fetched again: the cache %s of %g GB did not keep it until it was read again; if that "
+                "happens within an epoch, raise cache_gb, or lower shuffle_window so that fewer shards are in use",
+                *(name, self.cache, self.max_bytes / 1e9),
+            )
+        self._fetched.add(name)
 
 
 def trim(folder: Path, pattern: re.Pattern[str], max_bytes: int) -> None:
@@ -224,11 +257,22 @@ def _check_scheme(url: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time: the others wait for the same shard instead of fetching it too."""
+def _locked(path: Path, flags: int = 0) -> Iterator[None]:
+    """One process at a time: the others wait for the same shard instead of fetching it too.
+
+    The system drops the lock of a process that is killed; its empty file stays, since others may hold it by then.
+    """
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | flags)
         yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of a fetch: who still fetches holds the lock of the shard."""
+    for part in folder.glob("*.part"):
+        if _PART.fullmatch(part.name):
+            with suppress(BlockingIOError), _locked(part.with_suffix(".lock"), fcntl.LOCK_NB):
+                part.unlink(missing_ok=True)
 
 
 def _pread(path: Path, offset: int, size: int) -> bytes:

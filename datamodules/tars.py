@@ -142,7 +142,7 @@ def _members(path: Path) -> list[_Member]:
     try:
         with tarfile.open(path, "r:", tarinfo=_Header) as tar:
             infos = list(_bounded(tar, total))
-    except (tarfile.TarError, OverflowError) as error:
+    except (tarfile.TarError, OverflowError, ValueError) as error:  # the map of a sparse member raises ValueError
         raise ValueError(f"{path} is not a readable tar ({error}); pack or copy it again") from error
     members = [
         _Member(info.name.removeprefix("./"), info.offset_data, info.size if info.isreg() else 0, _plain(info))
@@ -158,8 +158,13 @@ def _members(path: Path) -> list[_Member]:
 
 
 def _bounded(tar: tarfile.TarFile, total: int) -> Iterator[tarfile.TarInfo]:
-    """Members; a pax header may give any size, and tarfile would seek there, or back."""
+    """Members; a pax header may give any size, and tarfile would seek there, or back.
+
+    Of a sparse file only the pieces that are no hole lie in the tar, behind a map: its bytes are not at one place.
+    """
     for info in tar:
+        if info.issparse():
+            raise tarfile.HeaderError(f"member {info.name!r} is stored as a sparse file; leave out tar's --sparse")
         if not 0 <= info.size <= total:
             raise tarfile.HeaderError(f"member {info.name!r} of {info.size} bytes, in a file of {total}")
         yield info

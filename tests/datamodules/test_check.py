@@ -6,6 +6,7 @@ from clip_factory import write_shards
 
 from lit_vpo.datamodules.check import Problem, check, index, pack
 from lit_vpo.datamodules.manifest import Manifest
+from lit_vpo.datamodules.mix import write_part
 from lit_vpo.datamodules.overlay import Overlay, read_overlay, write_overlay
 from lit_vpo.datamodules.quarantine import read_quarantine
 from lit_vpo.datamodules.reader import RecordReader
@@ -207,3 +208,22 @@ def test_check_looks_at_the_views_of_negatives(tmp_path, shards):
     problems = {problem.key: problem.reason for problem in check(shards, tmp_path / "pairs.jsonl")}
     assert set(problems) == {"s0", "s1"}
     assert "no frame between 99.0 s" in problems["s0"] and problems["s1"] == "chosen = negatives[0]"
+
+
+@pytest.mark.parametrize("role", ["chosen", "rejected"])
+def test_check_looks_at_the_views_of_both_responses(tmp_path, shards, role):
+    pair = {"prompt": "?", "chosen": "x", "rejected": "y"}
+    rows = [{"key": f"s{n}", **pair, "views": {role: {"start_s": start_s}}} for n, start_s in enumerate((0.5, 99.0))]
+    write_overlay(tmp_path / "pairs.jsonl", rows)
+    (problem,) = check(shards, tmp_path / "pairs.jsonl")
+    assert problem.key == "s1" and "no frame between 99.0 s" in problem.reason
+
+
+def test_check_takes_overlays_as_a_source_does(tmp_path, shards):
+    pair = {"prompt": "?", "chosen": "x", "rejected": "x"}
+    for rank in range(2):
+        write_part(tmp_path / "a.jsonl", [{"key": f"s{rank}", **pair}], rank, 2)
+    write_overlay(tmp_path / "b.jsonl", [{"key": "s2", **pair}])
+    for overlay in (f"{tmp_path}/a.jsonl,{tmp_path}/b.jsonl", f"{tmp_path}/?.*jsonl"):
+        assert [problem.key for problem in check(shards, overlay)] == ["s0", "s1", "s2"]
+    assert [problem.key for problem in check(shards, tmp_path / "a.jsonl")] == ["s0", "s1"]

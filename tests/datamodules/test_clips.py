@@ -134,6 +134,19 @@ def test_kept_frames_are_those_that_were_decoded_in_any_order(shards, tmp_path, 
     assert not torch.equal(kept.clip(1, ROW).frames, first[0].frames)
 
 
+def test_frames_of_another_decoder_or_version_are_not_served(shards, tmp_path, monkeypatch):
+    reader, decoded = RecordReader(Manifest.load(shards)), []
+    clip = ClipReader(reader, 4, 16).clip(0, ROW)
+    monkeypatch.setattr(clips_module, "check_backend", lambda backend: None)
+    monkeypatch.setattr(clips_module, "decode", lambda *args: decoded.append(args) or clip)
+    libraries = [("pyav", "1", "1"), ("pyav", "2", "1"), ("torchcodec", "1", "1"), ("torchcodec", "1", "2")]
+    for backend, *versions in libraries * 2:
+        found = dict(zip(("av", "torchcodec"), versions, strict=True))
+        monkeypatch.setattr(frames, "version", found.__getitem__)
+        ClipReader(reader, 4, 16, FrameCache(tmp_path), backend).clip(0, ROW)
+    assert len(decoded) == len(libraries)
+
+
 def test_a_spoilt_or_foreign_file_is_no_clip(shards, tmp_path):
     kept = ClipReader(RecordReader(Manifest.load(shards)), 4, 16, FrameCache(tmp_path))
     clip = kept.clip(0, ROW)
@@ -163,6 +176,22 @@ def test_the_cache_stays_within_its_bound_and_keeps_what_was_used_last(tmp_path)
     assert paths[0] in kept and paths[1] not in kept and paths[99] in kept
     with pytest.raises(ValueError, match="max_gb must be > 0"):
         FrameCache(tmp_path, 0)
+
+
+def test_what_killed_processes_left_counts_and_goes_first(tmp_path, monkeypatch):
+    clip = decode(clip_bytes(num_frames=4, side=16), 4)
+    cache = FrameCache(tmp_path, max_gb=64 * clip.frames.numel() / 1e9)
+    with monkeypatch.context() as killed:
+        # a process that is killed neither renames its file nor removes it
+        killed.setattr("lit_vpo.datamodules.frame_cache.os.replace", lambda *names: os.utime(names[0], (0, 0)))
+        for number in range(80):
+            cache.put(cache.path(left=number), clip)
+    left = list(tmp_path.glob("??/.*"))
+    assert sum(path.stat().st_size for path in left) <= cache.max_bytes * (1 + 2 / 32)
+    paths = [cache.path(number=number) for number in range(80)]
+    for path in paths:
+        cache.put(path, clip)
+    assert not any(path.exists() for path in left) and paths[-1].exists()
 
 
 def test_a_pixel_budget_shrinks_frames_inside_the_decoder(tmp_path):

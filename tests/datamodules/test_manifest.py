@@ -1,7 +1,9 @@
 import io
 import json
 import shutil
+import subprocess
 import tarfile
+from dataclasses import replace
 
 import pytest
 from conftest import clip_bytes, write_shards
@@ -35,6 +37,16 @@ def test_the_hash_is_of_the_content_wherever_it_lies(shards, tmp_path, clips):
     assert Manifest.load(tmp_path / "copy").hash == Manifest.load(shards).hash == index_shards(shards).hash
     changed = [*clips[:5], clip_bytes(num_frames=16, side=32, seed=99)]
     assert Manifest.load(write_shards(tmp_path / "other", changed, max_samples=4)).hash != Manifest.load(shards).hash
+
+
+def test_the_hash_knows_every_field_and_no_order_of_members(shards):
+    manifest = Manifest.load(shards)
+    first, *rest = manifest.samples
+    turned = replace(first, members=dict(reversed(first.members.items())))
+    assert Manifest(shards, (turned, *rest)).hash == manifest.hash
+    changed = {"key": "x", "shard": "x", "members": {}, "num_frames": 9, "fps": 9.0, "duration_s": 9.0, "height": 9}
+    for name, value in {**changed, "width": 9, "has_audio": True}.items():
+        assert Manifest(shards, (replace(first, **{name: value}), *rest)).hash != manifest.hash, name
 
 
 def test_loose_videos_are_samples_where_they_lie(tmp_path, clips):
@@ -139,6 +151,38 @@ def test_an_absurd_size_in_a_pax_header_is_an_error_that_names_the_tar(tmp_path,
         tar.addfile(info)
     with pytest.raises(ValueError, match=r"a.tar is (damaged|not a readable)"):
         index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "form", ["--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", "--sparse-version=1.0"]
+)
+def test_sparse_members_are_refused_by_name(tmp_path, clips, form):
+    with (tmp_path / "x.mp4").open("wb") as file:
+        file.write(clips[0])
+        file.truncate(1 << 20)
+        file.seek(0, 2)
+        file.write(clips[1])
+    options = [form] if "gnu" in form else ["--format=posix", form]
+    command = ["tar", "-C", tmp_path, *options, "--sparse", "--hole-detection=raw", "-cf", tmp_path / "a.tar", "x.mp4"]
+    subprocess.run(command, check=True)
+    with pytest.raises(ValueError, match=r"a.tar is not a readable tar \(member 'x.mp4' is stored as a sparse file"):
+        index_shards(tmp_path)
+
+
+def test_a_damaged_map_of_a_sparse_member_is_an_error_that_names_the_tar(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("x.mp4")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+        tar.addfile(info)
+    with pytest.raises(ValueError, match=r"a.tar is not a readable"):
+        index_shards(tmp_path)
+
+
+def test_a_key_that_stands_in_two_shards_is_refused_with_both_names(tmp_path, clips):
+    write_tar(tmp_path / "a.tar", [("x.1.mp4", clips[0])])
+    write_tar(tmp_path / "b.tar", [("x_1.mp4", clips[1])])
+    with pytest.raises(ValueError, match=r"'x_1' stands twice: in a.tar and in b.tar"):
+        index_shards(tmp_path)
 
 
 def test_bytes_far_behind_the_end_are_found(tmp_path, clips):

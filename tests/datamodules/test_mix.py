@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from lit_vpo.datamodules.manifest import Manifest
@@ -67,18 +65,31 @@ def test_a_glob_without_a_match_and_a_missing_file_are_refused(tmp_path):
         Mix.load(f"{tmp_path}/a.jsonl")
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_parts_of_ranks_merge_into_the_same_overlay_for_any_number_of_ranks(tmp_path, world):
+def test_a_weight_too_small_for_one_row_is_refused_with_the_fix(rounds):
+    path = f"{rounds}/round1.jsonl"
+    assert Mix.load([OverlayShare(path, 0.07)]).weights == (0.07,)
+    with pytest.raises(ValueError, match=r"weight 0.06 of overlay .*round1.jsonl shows none of its 8 rows; .*0.12"):
+        Mix.load([OverlayShare(f"{rounds}/round2.jsonl"), OverlayShare(path, 0.06)])
+
+
+@pytest.mark.parametrize("world", [2, 3, 16])
+def test_parts_of_ranks_merge_into_the_overlay_of_a_single_rank(tmp_path, world):
     rows = rows_of("r", 12)
+    write_part(tmp_path / "alone.jsonl", rows, 0, 1)
     for rank in range(world):
-        write_part(tmp_path / "pairs.jsonl", rows[rank::world], rank, world)
-    merged = read_parts(tmp_path / "pairs.jsonl")
-    if world > 1:
-        assert [row["id"] for row in merged.rows][:4] == ["r0", "r6", "r1", "r7"]
-        assert sorted(path.name for path in tmp_path.iterdir()) == [f"pairs.{n}-{world}.jsonl" for n in range(world)]
-        assert overlay_files(f"{tmp_path}/*.jsonl") == [tmp_path / "pairs.jsonl"]
-    expected = sorted(rows, key=lambda row: (row["key"], json.dumps(row, sort_keys=True)))
-    assert sorted(merged.rows, key=lambda row: (row["key"], json.dumps(row, sort_keys=True))) == expected
+        write_part(tmp_path / "pairs.jsonl", rows[rank::world], rank, world)  # of 16 ranks, 4 kept nothing
+    assert sorted(tmp_path.glob("pairs*")) == sorted(part_of(tmp_path / "pairs.jsonl", n, world) for n in range(world))
+    assert overlay_files(f"{tmp_path}/p*.jsonl") == [tmp_path / "pairs.jsonl"]
+    merged, alone = (Mix.load(f"{tmp_path}/{name}.jsonl").overlay for name in ("pairs", "alone"))
+    assert merged.rows == alone.rows and merged.hash == alone.hash
+    assert [row["id"] for row in merged.rows][:4] == ["r0", "r6", "r1", "r7"] and len(merged.rows) == 12
+
+
+def test_parts_that_are_all_empty_are_an_overlay_without_rows(tmp_path):
+    for rank in range(2):
+        write_part(tmp_path / "pairs.jsonl", [], rank, 2)
+    with pytest.raises(ValueError, match=r"overlay .*pairs.jsonl has no rows"):
+        read_parts(tmp_path / "pairs.jsonl")
 
 
 def test_incomplete_and_mixed_parts_are_refused(tmp_path):

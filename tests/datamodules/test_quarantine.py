@@ -1,3 +1,7 @@
+import multiprocessing
+
+import pytest
+
 from lit_vpo.datamodules.quarantine import Quarantine, forget, read_quarantine, reason_name
 
 
@@ -34,3 +38,49 @@ def test_reasons_have_short_names_that_do_not_tell_samples_apart(tmp_path):
         quarantine.add("a.tar", f"x{number}", f"member .mp4 is cut: {number} of 8 bytes")
     quarantine.add("a.tar", "y", "empty prompt")
     assert quarantine.counts() == {"member_mp4_is_cut": 3, "empty_prompt": 1}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 30])
+def test_a_line_cut_while_it_was_written_is_left_out_and_spoils_no_other(tmp_path, caplog, cut):
+    for key in "xy":
+        Quarantine(tmp_path).add("a.tar", key, "ein kaputtes Bild: \u00e4\u4e2d")
+    path = tmp_path / "quarantine.jsonl"
+    path.write_bytes(path.read_bytes()[: -1 - cut])
+    resumed = Quarantine(tmp_path)
+    assert f"{path}, line 2 is left out: it was cut" in caplog.text
+    assert resumed.add("a.tar", "y", "cut") and len(resumed) == 1
+    assert [line["key"] for line in read_quarantine(tmp_path)] == ["x", "y"]
+
+
+def test_a_last_line_without_its_newline_is_kept(tmp_path):
+    Quarantine(tmp_path).add("a.tar", "x", "cut")
+    path = tmp_path / "quarantine.jsonl"
+    path.write_text(path.read_text().rstrip())
+    Quarantine(tmp_path).add("a.tar", "y", "cut")
+    assert [line["key"] for line in read_quarantine(tmp_path)] == ["x", "y"]
+
+
+@pytest.mark.parametrize("line", ["{]}", "{}", '{"key": "x"}', "[1]", "3"])
+def test_a_line_that_is_none_of_a_quarantine_is_named(tmp_path, line):
+    Quarantine(tmp_path).add("a.tar", "x", "cut")
+    with (tmp_path / "quarantine.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match=r"quarantine.jsonl, line 2: not a line of a quarantine"):
+        Quarantine(tmp_path)
+
+
+def _note(folder, writer):
+    quarantine = Quarantine(folder)
+    for number in range(50):
+        quarantine.add("a.tar", f"{writer}_{number}", "long " * 3000)
+
+
+def test_lines_of_several_processes_do_not_mix(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_note, args=(tmp_path, writer)) for writer in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    found = sorted(line["id"] for line in read_quarantine(tmp_path))
+    assert found == sorted(f"{writer}_{number}" for writer in range(4) for number in range(50))

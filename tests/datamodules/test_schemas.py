@@ -370,6 +370,16 @@ def test_shards_of_ranks_are_all_there_or_refused(tmp_path):
         find_files("nothing.jsonl")
 
 
+@pytest.mark.parametrize("date", ["2024-10", "03-10", "2-2"])
+def test_a_date_behind_a_name_is_no_shard_of_a_rank(tmp_path, date):
+    row = {"id": "1", "video": "a.mp4", "prompt": "What?", **PAIR}
+    paths = [tmp_path / f"pairs.jsonl.{place}" for place in ("0-1", date)]
+    for path in paths:
+        path.write_text(json.dumps(row) + "\n")
+    assert find_files(f"{tmp_path}/pairs.jsonl.*") == sorted(paths)
+    assert find_files(tmp_path / "pairs.jsonl") == paths[:1]
+
+
 def test_every_answer_of_a_conversation_is_a_record_with_the_turns_before_as_history():
     turns = [("system", "Be short."), ("user", "<video>Who?"), ("assistant", "A cat."), ("user", "Where?")]
     row = {"messages": say(*turns, ("assistant", "Here.")), "videos": ["a.mp4"]}

@@ -14,6 +14,7 @@ from lit_vpo.datamodules.annotations import annotation_overlay
 from lit_vpo.datamodules.manifest import Manifest, index
 from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.datamodules.sampling import Fps, Uniform
+from lit_vpo.datamodules.sources import check_sources
 from lit_vpo.datamodules.stores import ColdStore
 
 
@@ -37,6 +38,18 @@ def test_rules_stores_and_kept_frames_give_the_same_batches(shards, tmp_path):
                 if field in expected:
                     assert torch.equal(batch[field], expected[field]), (name, field)
     assert len(list((tmp_path / "frames").glob("*/*.npz"))) == 6
+
+
+def test_a_cache_that_cannot_hold_a_single_shard_is_refused_before_anything_is_fetched(shards, tmp_path):
+    largest = max(path.stat().st_size for path in shards.glob("*.tar"))
+    for size, small in ((largest, False), (largest - 1, True)):
+        store = ColdStore(f"pipe:cat {shards}/{{shard}}", str(tmp_path / "cache"), cache_gb=size / 1e9)
+        sources = {"train": Source(str(shards), store=store)}
+        if small:
+            with pytest.raises(ValueError, match=r"shard shard-00000\d.tar of .* GB does not fit .* raise cache_gb"):
+                check_sources(sources, "fit")
+        else:
+            check_sources(sources, "fit")
 
 
 def test_annotations_find_their_videos_below_the_media_root(tmp_path, clips):

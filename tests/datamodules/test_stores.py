@@ -1,7 +1,9 @@
 import functools
 import http.server
+import multiprocessing
 import re
 import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -119,11 +121,43 @@ def test_a_cold_shard_is_fetched_once_and_the_cache_stays_bounded(shards, clips,
     assert sum(path.stat().st_size for path in cache.glob("*.shard")) <= store.max_bytes
 
 
-def test_a_shard_that_came_in_part_is_fetched_again_and_then_given_up(shards, clips, tmp_path):
+def test_a_cache_too_small_for_the_shards_in_use_says_so_once(shards, tmp_path, caplog):
+    sizes = [path.stat().st_size for path in sorted(shards.glob("*.tar"))]
+    for cache_gb, warnings in ((sum(sizes) / 1e9, 0), ((max(sizes) + 1) / 1e9, 1)):
+        store = ColdStore(f"{shards}/{{shard}}", str(tmp_path / str(warnings)), cache_gb)
+        reader = RecordReader(Manifest.load(shards), store=store)
+        for row in (0, 4, 1, 5, 2):
+            reader.video(row)
+        found = [record.message for record in caplog.records if "was fetched again" in record.message]
+        assert len(found) == warnings
+    assert "shard shard-000000.tar was fetched again: the cache" in found[0] and "raise cache_gb" in found[0]
+
+
+def test_what_a_killed_fetch_left_neither_blocks_nor_stays(shards, clips, tmp_path):
+    (tmp_path / "awake").touch()
+    first_sleeps = f"pipe:mv {tmp_path}/awake {tmp_path}/asleep 2>&- && sleep 9; cat {shards}/{{shard}}"
+    cache = tmp_path / "cache"
+    reader = RecordReader(Manifest.load(shards), store=ColdStore(first_sleeps, str(cache)))
+    killed = multiprocessing.get_context("fork").Process(target=reader.video, args=(0,))
+    killed.start()
+    while not ((tmp_path / "asleep").exists() and list(cache.glob("*.part"))):
+        assert killed.is_alive()
+        time.sleep(0.01)
+    (left,) = cache.glob("*.part")
+    assert reader.video(5) == clips[5] and left.exists()  # its process is at work
+    killed.kill()
+    killed.join()
+    for path in cache.glob("*.shard"):
+        path.unlink()
+    assert reader.video(5) == clips[5] and not left.exists()
+    assert reader.video(0) == clips[0]
+
+
+def test_a_shard_that_came_in_part_is_fetched_again_and_then_given_up(shards, clips, tmp_path, caplog):
     mark = tmp_path / "again"
     once = f"pipe:if [ -e {mark} ]; then cat {shards}/{{shard}}; else touch {mark}; head -c 700 {shards}/{{shard}}; fi"
     reader = RecordReader(Manifest.load(shards), store=ColdStore(once, str(tmp_path / "a"), wait_s=0.0))
-    assert reader.video(0) == clips[0]
+    assert reader.video(0) == clips[0] and "fetched again" not in caplog.text
     for number, command in enumerate(("head -c 700", "false")):
         store = ColdStore(f"pipe:{command} {shards}/{{shard}}", str(tmp_path / f"b{number}"), attempts=2, wait_s=0.0)
         with pytest.raises(BadSample, match="after 2 tries: OSError"):

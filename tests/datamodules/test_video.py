@@ -165,6 +165,18 @@ def test_what_is_no_video_is_a_bad_sample(tmp_path):
         decode(tmp_path / "sound.mp4", 4)
 
 
+@pytest.mark.parametrize("read", [probe, check_ends, lambda source: decode(source, 2)])
+def test_a_playlist_under_a_videos_name_opens_no_other_file(tmp_path, monkeypatch, read):
+    encode_clip(tmp_path / "other.mp4", num_frames=8, side=32)
+    (tmp_path / "clip.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    monkeypatch.chdir(tmp_path)  # bytes have no folder of their own: names in them would begin here
+    with av.open("clip.mp4") as container:
+        assert len(list(container.decode(video=0))) == 8  # FFmpeg left alone does open it
+    for source in (tmp_path / "clip.mp4", (tmp_path / "clip.mp4").read_bytes()):
+        with pytest.raises(BadSample, match="does not decode"):
+            read(source)
+
+
 def test_a_cut_mkv_is_told_by_its_header(tmp_path):
     encode_clip(tmp_path / "clip.mkv", num_frames=128)
     whole = (tmp_path / "clip.mkv").read_bytes()
