@@ -1,12 +1,18 @@
 """Tokens of every row before anything is decoded: of the videos from the manifest, of the texts by the tokenizer."""
 
+import hashlib
 import json
 import logging
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.progress import track
+
+from lit_vpo.store import TensorStore
 
 from .batching import Lengths
 from .clips import ClipReader
@@ -19,6 +25,32 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 1024
 _Record = dict[str, Any]
+
+
+def known_lengths(
+    reader: RecordReader, collator: Collator, clip_reader: ClipReader, folder: str | Path | None
+) -> Lengths:
+    """The same as :func:`row_lengths`, kept for the next start: a resumed run reads no record before its first batch.
+
+    Args:
+        reader: As there.
+        collator: As there.
+        clip_reader: As there.
+        folder: Of the run; ranks that share it read the same numbers. None keeps nothing.
+
+    """
+    if folder is None:
+        return row_lengths(reader, collator, clip_reader)
+    texts, processor = collator.texts, collator.processor
+    model = [type(processor).__name__, processor.to_json_string(), texts.tokenizer.backend_tokenizer.to_str()]
+    rows = [texts.kind, texts.with_ground_truth, texts.num_negatives, repr(clip_reader.sampling), clip_reader.size]
+    store = TensorStore(Path(folder) / "lengths", f"{_digest(model)[:16]}-{texts.kind}")
+    key = _digest([reader.manifest_hash, reader.overlay_hash, *rows])
+    if (kept := store.get(key)) is None:
+        lengths = row_lengths(reader, collator, clip_reader)
+        kept = {"visual": torch.from_numpy(lengths.visual), "text": torch.from_numpy(lengths.text)}
+        store.put(key, kept)
+    return Lengths(kept["visual"].numpy(), kept["text"].numpy())
 
 
 def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReader) -> Lengths:
@@ -36,7 +68,8 @@ def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReade
     visual, text = np.zeros(len(reader), np.int64), np.ones(len(reader), np.int64)
     shapes: dict[tuple[int, int, int], int] = {}
     unusable: Counter[str] = Counter()
-    for start in range(0, len(reader), _CHUNK):
+    starts = range(0, len(reader), _CHUNK)
+    for start in track(starts, "tokens of all rows", transient=True, disable=getattr(rank_zero_only, "rank", 0) > 0):
         rows = range(start, min(start + _CHUNK, len(reader)))
         texts: list[str] = []
         owners: list[int] = []
@@ -86,3 +119,7 @@ def _placeholders(shape: tuple[int, int, int], collator: Collator) -> int:
     clip = Clip(torch.zeros(frames, 3, height, width, dtype=torch.uint8), [float(i) for i in range(frames)], 1.0)
     batch = Collator(collator.processor, "prompt")([({"prompt": "a", "media": {}}, clip)])
     return int((batch["input_ids"] == collator.video_token_id).sum())
+
+
+def _digest(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

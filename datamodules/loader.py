@@ -16,7 +16,7 @@ from .clips import ClipReader
 from .collate import Collator
 from .fault_limits import FaultLimits
 from .items import BatchItems, Item, OnBadSample, Steps
-from .lengths import row_lengths
+from .lengths import known_lengths
 from .order import Ints
 from .plan import EpochPlan
 from .position import Position
@@ -47,7 +47,7 @@ class ShardLoader:
         num_workers: Processes that read, decode and collate; 0 does it in the main process.
         evaluation: Every iteration starts at the first batch, and a batch left empty is skipped instead of filled.
         on_bad_sample: Note the sample and go on, or stop.
-        quarantine: Folder for ``quarantine.jsonl``; None only counts.
+        quarantine: Folder for ``quarantine.jsonl``, and for rows' lengths where they are needed; None keeps neither.
         rank: This process; it takes batches ``cursor + rank``, ``cursor + rank + world``, ...
         world: Processes; all have as many batches, see ``Position``.
         rows_per_video: Rows of one video that stand together where rows are shuffled; see ``EpochPlan``.
@@ -115,7 +115,7 @@ class ShardLoader:
             shards=_numbers([reader.sample(row).shard for row in range(len(reader))]),
             window=shuffle_window,
             tokens_per_batch=tokens_per_batch,
-            lengths=None if tokens_per_batch is None else row_lengths(reader, collator, self.clip_reader),
+            lengths=known_lengths(reader, collator, self.clip_reader, quarantine) if tokens_per_batch else None,
             world_multiple=1 if evaluation else world_multiple,
             weights=weights,
             origins=origins,

@@ -372,6 +372,18 @@ def test_batches_are_filled_up_to_a_number_of_tokens(make, llava):
     assert sum(sizes) == 12 and max(sizes) == 3
 
 
+def test_lengths_are_kept_for_the_next_start(make, tmp_path, monkeypatch):
+    options = {"tokens_per_batch": 200, "quarantine": tmp_path}
+    first = make(**options)
+    read = []
+    record = RecordReader.record
+    monkeypatch.setattr(RecordReader, "record", lambda self, row: read.append(row) or record(self, row))
+    again = make(**options)
+    assert read == [] and again.state_dict() == first.state_dict()
+    make(**options | {"num_frames": 2})
+    assert read == [*range(7)]  # other frames make other lengths
+
+
 def test_what_an_epoch_leaves_out_is_said(make, caplog):
     caplog.set_level("INFO")
     list(make(batch_size=1, world=3))
