@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from lit_vpo.cli import TRAINING, _parser, main
-from lit_vpo.recipe import read_log, read_recipe
+from lit_vpo.recipe_file import read_recipe
+from lit_vpo.recipe_log import read_log
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
