@@ -1,11 +1,13 @@
 """Read records and video bytes: the manifest says where, the overlay what is asked of them."""
 
+import copy
 import json
 import zlib
 from pathlib import PurePosixPath
 from typing import Any
 
 from .fields import check_fields
+from .labels import shuffled_labels
 from .manifest import Manifest, Sample
 from .overlay import Overlay
 from .quarantine import BadSample
@@ -68,6 +70,13 @@ class RecordReader:
         self.manifest_hash = manifest.hash
         # rows, not the file: a limit or a quarantined video changes what an epoch is made of
         self.overlay_hash = "" if overlay is None and limit is None else Overlay(tuple(self.rows)).hash
+        self.label_seed: int | None = None
+
+    def with_shuffled_labels(self, seed: int) -> "RecordReader":
+        """The same rows, with chosen and rejected swapped in a random half of them (:func:`shuffled_labels`)."""
+        shuffled = copy.copy(self)
+        shuffled.label_seed, shuffled.overlay_hash = seed, f"{self.overlay_hash}/labels-{seed}"
+        return shuffled
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,7 +94,8 @@ class RecordReader:
         """
         sample = self.sample(row)
         own = _parse(read_member(self.store, sample, "json")) if "json" in sample.members else {}
-        return join(own, self.rows[row])
+        record = join(own, self.rows[row])
+        return record if self.label_seed is None else shuffled_labels(record, self.label_seed)
 
     def video(self, row: int) -> bytes:
         """Bytes of a row's video.
