@@ -1,5 +1,6 @@
 """Read records and video bytes: the manifest says where, the overlay what is asked of them."""
 
+import copy
 import json
 import zlib
 from collections.abc import Collection
@@ -7,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .fields import check_fields
+from .labels import shuffled_labels
 from .manifest import Manifest, Sample
 from .overlay import Overlay
 from .quarantine import BadSample
@@ -70,6 +72,13 @@ class RecordReader:
         self.manifest_hash = manifest.hash
         # rows, not the file: a limit or a quarantined video changes what an epoch is made of
         self.overlay_hash = "" if overlay is None and limit is None else Overlay(tuple(self.rows)).hash
+        self.label_seed: int | None = None
+
+    def with_shuffled_labels(self, seed: int) -> "RecordReader":
+        """The same rows, with chosen and rejected swapped in a random half of them (:func:`shuffled_labels`)."""
+        shuffled = copy.copy(self)
+        shuffled.label_seed, shuffled.overlay_hash = seed, f"{self.overlay_hash}/labels-{seed}"
+        return shuffled
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,7 +100,7 @@ class RecordReader:
         own = _parse(read_member(self.store, sample, "json")) if "json" in sample.members else {}
         if self.overlaid:
             own.pop("weight", None)
-        return join(own, self.rows[row])
+        return self._labelled(join(own, self.rows[row]))
 
     def fields(self, row: int, names: Collection[str]) -> dict[str, Any]:
         """A record as far as some of its fields and its weight go: no file is read where the overlay's row has them.
@@ -101,7 +110,7 @@ class RecordReader:
 
         """
         own = self.rows[row]
-        return own if all(own.get(name) is not None for name in names) else self.record(row)
+        return self._labelled(own) if all(own.get(name) is not None for name in names) else self.record(row)
 
     def video(self, row: int) -> bytes:
         """Bytes of a row's video.
@@ -125,6 +134,9 @@ class RecordReader:
         if extension is None:
             raise BadSample(f"the record names a sound of its own, the sample has only {', '.join(sample.members)}")
         return read_member(self.store, sample, extension)
+
+    def _labelled(self, record: dict[str, Any]) -> dict[str, Any]:
+        return record if self.label_seed is None else shuffled_labels(record, self.label_seed)
 
 
 def join(own: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import lit_vpo
 from lit_vpo.cli_pairs import add_pairs
+from lit_vpo.cli_runs import add_results, add_run, pair
 
 TRAINING = {
     "fit": "train: fit -c CONFIG.yaml [--ckpt_path last] [--KEY VALUE ...]",
@@ -61,22 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
-    _add_run(commands)
+    add_run(commands)
     _add_data(commands)
     add_pairs(commands)
-    _add_results(commands)
+    add_results(commands)
     _add_export(commands)
     return parser
-
-
-def _add_run(commands: Any) -> None:
-    run = commands.add_parser("run", help="run a recipe: ordered stages, each an ordinary command")
-    run.add_argument("file", help="the recipe's YAML")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe's `set`"
-    )
-    run.add_argument("--only", action="append", default=[], metavar="STAGE", help="run only this stage (repeatable)")
-    run.set_defaults(command=_run)
 
 
 def _add_data(commands: Any) -> None:
@@ -131,26 +122,6 @@ def _add_data(commands: Any) -> None:
     world.set_defaults(command=_world)
 
 
-def _add_results(commands: Any) -> None:
-    compare = commands.add_parser("compare", help="a table before/after with paired 95 %% intervals")
-    compare.add_argument("before")
-    compare.add_argument("after")
-    compare.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
-    compare.add_argument("--out", help="where to write the table (.md; a .json goes beside it)")
-    compare.add_argument("--seed", type=int, default=0)
-    compare.set_defaults(command=_compare)
-    score = commands.add_parser("score", help="a table of each task's errors with 95 %% intervals")
-    score.add_argument("files", nargs="+", metavar="FILE", help="generations, JSONL")
-    score.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
-    score.add_argument("--out", help="where to write the table (.md; a .json goes beside it)")
-    score.add_argument("--seed", type=int, default=0)
-    score.set_defaults(command=_score)
-    curves = commands.add_parser("curves", help="PNG curves of a run's metrics")
-    curves.add_argument("run_dir")
-    curves.add_argument("--out", help="default: RUN_DIR/curves.png")
-    curves.set_defaults(command=_curves)
-
-
 def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", help="a checkpoint's policy as a folder for plain transformers or PEFT")
     export.add_argument("ckpt")
@@ -162,24 +133,10 @@ def _add_export(commands: Any) -> None:
     export.set_defaults(command=_export)
 
 
-def _run(args: argparse.Namespace) -> int | None:
-    from lit_vpo.recipe import run_recipe
-
-    run_recipe(args.file, dict(_pair(item, "--set") for item in args.set), args.only)
-    return None
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise ValueError(f"{option} takes KEY=VALUE, got {text!r}")
-    return key, value
-
-
 def _pack(args: argparse.Namespace) -> int | None:
     from lit_vpo.datamodules.check import pack
 
-    rename = _pair(args.rename, "--rename") if args.rename else None
+    rename = pair(args.rename, "--rename") if args.rename else None
     pack(args.videos, args.annotations, args.out, rename=rename)
     return None
 
@@ -208,27 +165,6 @@ def _world(args: argparse.Namespace) -> int | None:
     from lit_vpo.datamodules.motion_world.shards import write_world
 
     write_world(args.out, args.split, args.num, args.seed, args.mix, args.rows_per_clip, num_workers=args.num_workers)
-    return None
-
-
-def _compare(args: argparse.Namespace) -> int | None:
-    from lit_vpo.compare import compare
-
-    compare(args.before, args.after, args.scorer, args.out, args.seed)
-    return None
-
-
-def _score(args: argparse.Namespace) -> int | None:
-    from lit_vpo.score import score
-
-    score(args.files, args.scorer, args.out, args.seed)
-    return None
-
-
-def _curves(args: argparse.Namespace) -> int | None:
-    from lit_vpo.curves import plot
-
-    plot(args.run_dir, args.out)
     return None
 
 

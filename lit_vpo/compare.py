@@ -1,4 +1,4 @@
-"""Two models' answers to the same prompts, compared: a table before/after with paired bootstrap intervals."""
+"""Answers to the same prompts, compared: a table before/after with paired bootstrap intervals over clips and runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
@@ -51,18 +52,44 @@ class Line:
     num_clips: int
 
 
-def compare(before: str, after: str, scorer: str | CaptionScorer, out: str | None = None, seed: int = 0) -> list[Line]:
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Args:
+        lines: One per statistic.
+        models: The models `before` and `after`: {name, hash, base} each, None for rows that name none.
+        num_rows: Captions and questions of one run.
+        num_clips: Their clips.
+        num_runs: Files after.
+        seed: Of the bootstrap.
+        scorer: Its name.
+    """
+
+    lines: list[Line]
+    models: dict[str, list[Any]]
+    num_rows: int
+    num_clips: int
+    num_runs: int
+    seed: int
+    scorer: str
+
+
+def compare(
+    before: str, after: Sequence[str], scorer: str | CaptionScorer, out: str | None = None, seed: int = 0
+) -> Comparison:
     """Prints a table before / after / difference, each with its 95 % bootstrap interval, and writes it.
 
-    The intervals of the difference are paired: each resample draws the same clips for both. A footer names the models,
-    the hash of their base, the numbers of rows and clips and the seed.
+    The intervals of the difference are paired: each resample draws the same clips for both. Several files after are
+    runs of one arm with other seeds: their sums are pooled, and resamples draw runs as well as clips. A footer names
+    the models, the hash of their base, the numbers of rows and clips and the seed.
 
     Rows with `meta.options` are questions: the answer is right if it equals `ground_truth` but for case, white space
     and full stops, and unanswered if it equals no option. All other rows are captions.
 
     Args:
         before: Generations of one model, JSONL.
-        after: Generations of the other one for the same ids.
+        after: Generations of the other one for the same ids, a file for each of its runs.
         scorer: Caption scorer or its dotted path.
         out: Where the Markdown table goes (.md); a .json with everything goes beside it. None only prints.
         seed: Of the bootstrap.
@@ -70,60 +97,69 @@ def compare(before: str, after: str, scorer: str | CaptionScorer, out: str | Non
     Raises:
         ValueError: If ids are missing on one side or stand twice, or the scorer is unknown.
     """
-    rows_before, rows_after = read_generations(before), read_generations(after)
-    _check_ids(rows_before, rows_after)
+    if not after:
+        raise ValueError(
+            f"compare needs a file to compare {before} with: compare BEFORE AFTER [AFTER of other seeds ...]"
+        )
+    rows_before, rows_after = read_generations(before), [read_generations(path) for path in after]
+    for path, rows in zip(after, rows_after, strict=True):
+        _check_ids(rows_before, rows, path)
     score = load_scorer(scorer) if isinstance(scorer, str) else scorer
-    lines = _lines(rows_before, rows_after, score, seed)
-    models = {"before": models_of(rows_before.values()), "after": models_of(rows_after.values())}
-    facts = {
-        "num_rows": len(rows_before),
-        "num_clips": len({row["key"] for row in rows_before.values()}),
-        "seed": seed,
-        "scorer": scorer if isinstance(scorer, str) else getattr(scorer, "__name__", ""),
-    }
-    footer = [*(f"{side}: {name_models(found)}" for side, found in models.items()), _in_words(facts)]
-    _print(lines, footer, before, after)
+    found = Comparison(
+        _lines(rows_before, rows_after, score, seed),
+        {
+            "before": models_of(rows_before.values()),
+            "after": models_of(row for rows in rows_after for row in rows.values()),
+        },
+        num_rows=len(rows_before),
+        num_clips=len({row["key"] for row in rows_before.values()}),
+        num_runs=len(after),
+        seed=seed,
+        scorer=scorer if isinstance(scorer, str) else getattr(scorer, "__name__", ""),
+    )
+    footer = [*(f"{side}: {name_models(models)}" for side, models in found.models.items()), _in_words(found)]
+    _print(found.lines, footer, before, after)
     if out is not None:
-        path = Path(out).with_suffix(".md")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_markdown(lines, footer), encoding="utf-8")
-        content = {**facts, "models": models, "lines": [asdict(line) for line in lines]}
-        path.with_suffix(".json").write_text(json.dumps(finite(content), indent=1), encoding="utf-8")
-    return lines
+        _write(found, footer, Path(out).with_suffix(".md"))
+    return found
 
 
-def _lines(before: Mapping[str, Row], after: Mapping[str, Row], score: CaptionScorer, seed: int) -> list[Line]:
+def _lines(
+    before: Mapping[str, Row], after: Sequence[Mapping[str, Row]], score: CaptionScorer, seed: int
+) -> list[Line]:
     questions = [name for name, row in before.items() if is_question(row)]
     captions = [name for name in before if name not in set(questions)]
     lines: list[Line] = []
     for ids, statistics in ((captions, CAPTION_STATISTICS), (questions, QUESTION_STATISTICS)):
         if ids:
             keys = [before[name]["key"] for name in ids]
-            sides: list[list[Any]] = [[rows[name] for name in ids] for rows in (before, after)]
+            runs: list[list[Any]] = [[rows[name] for name in ids] for rows in (before, *after)]
             if statistics is CAPTION_STATISTICS:
-                sides = [[score(row["response"], row) for row in side] for side in sides]
-            lines += [_line(name, ratio, keys, sides, seed) for name, ratio in statistics.items()]
+                runs = [[score(row["response"], row) for row in run] for run in runs]
+            lines += [_line(name, ratio, keys, runs, seed) for name, ratio in statistics.items()]
     return lines
 
 
-def _line(name: str, ratio: Ratio, keys: Sequence[str], sides: Sequence[Sequence[Any]], seed: int) -> Line:
-    before, after = (per_clip(keys, [ratio(each) for each in side]) for side in sides)
+def _line(name: str, ratio: Ratio, keys: Sequence[str], runs: Sequence[Sequence[Any]], seed: int) -> Line:
+    before, *each = (per_clip(keys, [ratio(row) for row in run]) for run in runs)
+    after = torch.stack([top for top, _ in each]), torch.stack([bottom for _, bottom in each])
     intervals = bootstrap_ratio(*before, seed), bootstrap_ratio(*after, seed), paired_bootstrap(before, after, seed)
     return Line(name, *intervals, num_rows=len(keys), num_clips=len(before[0]))
 
 
-def _check_ids(before: Mapping[str, Row], after: Mapping[str, Row]) -> None:
+def _check_ids(before: Mapping[str, Row], after: Mapping[str, Row], path: str) -> None:
     lost, new = [n for n in before if n not in after], [n for n in after if n not in before]
     if lost or new:
         examples = ", ".join((lost + new)[:3])
         raise ValueError(
-            f"{len(lost)} ids are missing after and {len(new)} before (such as {examples}); "
+            f"{path}: {len(lost)} ids are missing after and {len(new)} before (such as {examples}); "
             "generate both from the same prompts"
         )
 
 
-def _in_words(facts: Mapping[str, Any]) -> str:
-    return "{num_rows} rows of {num_clips} clips; bootstrap over clips, seed {seed}".format(**facts)
+def _in_words(found: Comparison) -> str:
+    drawn = "clips" if found.num_runs == 1 else f"clips and {found.num_runs} runs"
+    return f"{found.num_rows} rows of {found.num_clips} clips; bootstrap over {drawn}, seed {found.seed}"
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -151,9 +187,15 @@ def _in_two_lines(cell: str) -> str:
     return escape(cell.replace(" [", "\n["))
 
 
-def _print(lines: Sequence[Line], footer: Sequence[str], before: str, after: str) -> None:
+def _write(found: Comparison, footer: Sequence[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_markdown(found.lines, footer), encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(finite(asdict(found)), indent=1), encoding="utf-8")
+
+
+def _print(lines: Sequence[Line], footer: Sequence[str], before: str, after: Sequence[str]) -> None:
     console = Console()
-    console.print(f"before: {escape(before)}\nafter: {escape(after)}", soft_wrap=True)
+    console.print(f"before: {escape(before)}\nafter: {escape(', '.join(after))}", soft_wrap=True)
     table = Table(box=SIMPLE)
     for number, column in enumerate(_COLUMNS):
         table.add_column(_in_two_lines(column), justify="left" if number == 0 else "right")

@@ -43,7 +43,7 @@ AFTER = [(4, 1, 0, 0, 0, 3, 3, 0, 16, 0), (2, 0, 0, 1, 0, 1, 3, 0, 20, 0), (3, 2
 def test_captions_agree_with_the_metrics(tmp_path):
     before = write(tmp_path / "before.jsonl", [caption(i, c) for i, c in enumerate(BEFORE)])
     after = write(tmp_path / "after.jsonl", [caption(i, c, model="m1") for i, c in reversed(list(enumerate(AFTER)))])
-    lines = {line.name: line for line in compare(before, after, scorer)}
+    lines = {line.name: line for line in compare(before, [after], scorer).lines}
     names = {
         "order error": "order_error",
         "total event error": "event_error/total",
@@ -73,16 +73,40 @@ def test_rows_of_one_clip_are_resampled_together(tmp_path):
         )
         for name, counts in (("before", BEFORE), ("after", AFTER))
     ]
-    line = next(line for line in compare(*paths, scorer, seed=4) if line.name == "missed")
+    line = next(line for line in compare(paths[0], paths[1:], scorer, seed=4).lines if line.name == "missed")
     by_clip = [(torch.tensor([1, 3]), torch.tensor([6, 3])), (torch.tensor([1, 2]), torch.tensor([6, 3]))]
     assert line.difference == paired_bootstrap(*by_clip, seed=4)
     assert (line.num_rows, line.num_clips) == (3, 2)
 
 
+def test_several_runs_are_pooled_and_resampled_with_the_clips(tmp_path, capsys):
+    before = write(tmp_path / "before.jsonl", [caption(i, c) for i, c in enumerate(BEFORE)])
+    runs = [
+        write(tmp_path / f"after-{seed}.jsonl", [caption(i, c, model=f"m{seed}") for i, c in enumerate(counts)])
+        for seed, counts in ((1, AFTER), (2, BEFORE))
+    ]
+    found = compare(before, runs, scorer, str(tmp_path / "table.md"), seed=4)
+    line = next(line for line in found.lines if line.name == "missed")
+    events = torch.tensor([4, 2, 3])
+    after = torch.tensor([[1, 0, 2], [1, 0, 3]]), torch.stack([events, events])
+    assert line.after == bootstrap_ratio(*after, seed=4)
+    assert line.difference == paired_bootstrap((torch.tensor([1, 0, 3]), events), after, seed=4)
+    assert line.difference.estimate == pytest.approx(-1 / 18)
+    assert (line.num_rows, line.num_clips, found.num_rows, found.num_runs) == (3, 3, 3, 2)
+    assert [model["name"] for model in found.models["after"]] == ["m1", "m2"]
+    words = "3 rows of 3 clips; bootstrap over clips and 2 runs, seed 4"
+    assert words in (tmp_path / "table.md").read_text() and words in capsys.readouterr().out
+    # one run twice is that run, but for the draws of runs
+    assert (
+        compare(before, runs[:1] * 2, scorer, seed=4).lines[2].difference
+        == compare(before, runs[:1], scorer, seed=4).lines[2].difference
+    )
+
+
 def test_questions(tmp_path):
     before = write(tmp_path / "before.jsonl", [question(0, "RED."), question(1, "green"), question(2, "a cat")])
     after = write(tmp_path / "after.jsonl", [question(0, "red"), question(1, " Red "), question(2, "DarkBlue. ")])
-    accuracy, unanswered = compare(before, after, scorer)
+    accuracy, unanswered = compare(before, [after], scorer).lines
     assert (accuracy.name, unanswered.name) == ("question accuracy", "questions unanswered")
     assert (accuracy.before.estimate, accuracy.after.estimate) == pytest.approx((1 / 3, 2 / 3))
     assert (unanswered.before.estimate, unanswered.after.estimate) == pytest.approx((1 / 3, 0))
@@ -93,7 +117,7 @@ def test_written_table_and_json(tmp_path, capsys):
     after = write(
         tmp_path / "after.jsonl", [caption(i, c, model="m1") for i, c in enumerate(AFTER)] + [question(9, "")]
     )
-    lines = compare(before, after, f"{__name__}.scorer", str(tmp_path / "out" / "table.md"), seed=3)
+    lines = compare(before, [after], f"{__name__}.scorer", str(tmp_path / "out" / "table.md"), seed=3).lines
     table = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert len(table) == 2 + 7 + 2 + 1 + 3
     assert table[2].startswith("| order error | 25.0 % [")
@@ -116,7 +140,7 @@ def test_written_table_and_json(tmp_path, capsys):
 
 def test_undefined_is_null_in_json(tmp_path):
     paths = [write(tmp_path / f"{name}.jsonl", [caption(0, BEFORE[2])]) for name in ("before", "after")]
-    lines = compare(*paths, scorer, str(tmp_path / "table.md"))
+    lines = compare(paths[0], paths[1:], scorer, str(tmp_path / "table.md")).lines
     assert math.isnan(lines[0].difference.estimate)
     content = json.loads((tmp_path / "table.json").read_text(), parse_constant=pytest.fail)
     assert content["lines"][0]["difference"]["estimate"] is None
@@ -125,21 +149,23 @@ def test_undefined_is_null_in_json(tmp_path):
 def test_ids_must_match(tmp_path):
     rows = [caption(i, c) for i, c in enumerate(BEFORE)]
     before, after = write(tmp_path / "b.jsonl", rows), write(tmp_path / "a.jsonl", rows[:1])
-    with pytest.raises(ValueError, match=r"2 ids are missing after and 0 before \(such as c1, c2\)"):
-        compare(before, after, scorer)
+    with pytest.raises(ValueError, match=r"a.jsonl: 2 ids are missing after and 0 before \(such as c1, c2\)"):
+        compare(before, [before, after], scorer)
     with pytest.raises(ValueError, match="0 ids are missing after and 2 before"):
-        compare(after, before, scorer)
+        compare(after, [before], scorer)
     with pytest.raises(ValueError, match="2 rows with 1 different ids"):
-        compare(write(tmp_path / "c.jsonl", rows[:1] * 2), after, scorer)
+        compare(write(tmp_path / "c.jsonl", rows[:1] * 2), [after], scorer)
     with pytest.raises(ValueError, match="does not exist"):
-        compare(str(tmp_path / "none.jsonl"), after, scorer)
+        compare(str(tmp_path / "none.jsonl"), [after], scorer)
+    with pytest.raises(ValueError, match="needs a file to compare"):
+        compare(before, [], scorer)
 
 
 def test_a_line_separator_inside_a_response_is_no_new_row(tmp_path):
     row = {**question(0, "red\u2028"), "id": "q"}
     path = tmp_path / "g.jsonl"
     path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert compare(str(path), str(path), scorer)[0].before.estimate == 1
+    assert compare(str(path), [str(path)], scorer).lines[0].before.estimate == 1
 
 
 def test_scorer_by_dotted_path():

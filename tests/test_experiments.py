@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from lit_vpo.cli import TRAINING, _parser, main
-from lit_vpo.recipe import read_log, read_recipe
+from lit_vpo.recipe_file import read_recipe
+from lit_vpo.recipe_log import read_log
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -115,6 +116,44 @@ def test_a_fit_stage_can_go_on_and_names_what_it_makes(path):
             config = yaml.safe_load((ROOT / stage.words[2]).read_text())
             keeps = any(c["class_path"] == "ModelCheckpoint" for c in config["trainer"]["callbacks"])
             assert ("--ckpt_path" in stage.words) == keeps
+
+
+def test_the_controls_of_mrdpo_differ_from_it_in_what_they_say_alone(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    configs = {}
+    for stage in read_recipe(ROOT / "experiments" / "motion_world" / "mrdpo.yaml", seeds="0")[1]:
+        if stage.name == "rounds":
+            with pytest.raises(SystemExit):
+                main([*stage.words, "--print_config"])
+            configs[stage.out.name.removesuffix("-0")] = flat(yaml.safe_load(capsys.readouterr().out))
+    names = {"run_dir", "data.init_args.train.overlay", "data.init_args.val.overlay"}  # what the arm's name stands in
+    base = configs["mrdpo"].items()
+    changed = {
+        arm: {name.split("init_args.")[-1]: value for name, value in config.items() - base if name not in names}
+        for arm, config in configs.items()
+    }
+    (boundary,) = (name for name, value in base if value == "lit_vpo.callbacks.LoRAMergeReinit")
+    assert changed == {
+        "mrdpo": {},
+        "shuffled": {"shuffle_labels": True},
+        "sft_gt": {"loss_weight": 0.0, "ce_weight": 1.0},
+        "sft_chosen": {"loss_weight": 0.0, "nll_weight": 1.0, "ce_weight": 0.0},
+        "one_round": {"round_steps": 400},
+        "no_merge": {
+            "reference": "second_adapter",
+            boundary: "lit_vpo.callbacks.ReferenceRefresh",
+            "new_weight": 1.0,
+        },
+        "neither": {boundary: "lightning.pytorch.Callback"},
+    }
+
+
+def flat(value, name=""):
+    """Dotted names to plain values."""
+    if not isinstance(value, dict | list):
+        return {name.removeprefix("."): value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {key: each for part, inner in items for key, each in flat(inner, f"{name}.{part}").items()}
 
 
 BASE = ROOT / "lit_vpo" / "models" / "assets" / "bases" / "motion_world_base"

@@ -1,21 +1,25 @@
+"""What a launch runs, skips, goes on with and refuses."""
+
 import json
 import pathlib
 import shutil
+import stat
 import subprocess
 import sys
 
 import pytest
 
 from lit_vpo import recipe as recipes
-from lit_vpo.recipe import read_recipe, run_recipe, state_of, substitute
+from lit_vpo.recipe import run_recipe
+from lit_vpo.recipe_file import read_recipe
 
 GOOD = """
-set: {{run_dir: {run_dir}, seed: 0, flag: true}}
+set: {{run_dir: {run_dir}, number: 0}}
 stages:
   - name: first
     run: --version
   - name: second
-    run: run {{run_dir}}/no.yaml --set "a={{seed}}"
+    run: run {{run_dir}}/no.yaml --set "a={{number}}"
   - name: third
     run: --version
 """
@@ -64,126 +68,141 @@ def test_output_is_live_and_in_order(recipe):
     assert places == sorted(places)
 
 
-def test_overrides_replace_known_keys_only(recipe, tmp_path):
-    values, stages = read_recipe(recipe, {"seed": "7", "run_dir": "elsewhere"})
-    assert values == {"run_dir": "elsewhere", "seed": "7", "flag": "true"}
-    assert stages[1].words[1:] == ("elsewhere/no.yaml", "--set", "a=7")
-    with pytest.raises(ValueError, match="no key 'sed' to set; known: run_dir, seed, flag"):
-        run_recipe(recipe, {"sed": "7"})
+def test_unknown_names_are_refused_before_anything_runs(recipe, tmp_path):
     with pytest.raises(ValueError, match="no stage 'fourth'; its stages are: first, second, third"):
         run_recipe(recipe, only=["third", "fourth"])
-    assert not (tmp_path / "a run").exists()  # nothing has run
+    with pytest.raises(ValueError, match="no key 'numbr' to set"):
+        run_recipe(recipe, {"numbr": "7"})
+    assert not (tmp_path / "a run").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("{a}/{b}", "1/x y"), ("{{a}}", "{a}"), ("{{class_path: {b}}}", "{class_path: x y}"), ("none", "none")],
-)
-def test_substitution(text, expected):
-    assert substitute(text, {"a": "1", "b": "x y"}) == expected
-
-
-@pytest.mark.parametrize("text", ["{c}", "{}", "{a.real}", "{a[0]}", "{a!r}", "{a:>9}", "{a", "a}"])
-def test_substitution_knows_keys_only(text):
-    with pytest.raises(ValueError):
-        substitute(text, {"a": "1"})
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("stages: [", "no YAML"),
-        ("- a", "mapping of `set`"),
-        ("{set: {run_dir: x}, steps: []}", "mapping of `set`"),
-        ("{set: {run_dir: x}}", "at least one stage"),
-        ("{set: {run_dir: x}, stages: []}", "at least one stage"),
-        ("{set: {seed: 0}, stages: [{name: a, run: b}]}", "must hold run_dir"),
-        ("{set: {run_dir: [x]}, stages: [{name: a, run: b}]}", "single values"),
-        ("{set: {run_dir: x}, stages: [{name: a}]}", "stage 1: needs `name` and `run`"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: b, when: c}]}", "nothing else but"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: 3}]}", "must be text"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: b, out: 3}]}", "must be text"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: b, out: y}]}", "y is not in"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: b, out: '{run_dir}'}]}", "x is not in"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: b, out: '{run_dir}/../y'}]}", "is not in"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: b}, {name: a, run: c}]}", "two stages are called a"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: 'b {c}'}]}", "unknown key 'c'; known: run_dir"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: 'b \"c'}]}", "No closing quotation"),
-        ("{set: {run_dir: x}, stages: [{name: a, run: !!python/object/apply:os.getcwd []}]}", "no YAML"),
-    ],
-)
-def test_malformed_recipes_are_refused(tmp_path, text, message):
-    file = tmp_path / "recipe.yaml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        run_recipe(file)
-
-
-def test_missing_recipe(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
-        run_recipe(tmp_path / "none.yaml")
+def test_a_launcher_of_the_same_environment_starts_the_stage(recipe, tmp_path, monkeypatch, capfd):
+    launcher = tmp_path / "bin" / "twice"
+    launcher.parent.mkdir()
+    launcher.write_text(f'#!/bin/sh\necho "launched $@"; shift; exec {sys.executable} "$@"\n')
+    launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
+    recipe.write_text(recipe.read_text() + "    launch: twice --ranks={number}\n")
+    monkeypatch.setenv("PATH", str(launcher.parent), prepend=":")
+    run_recipe(recipe, only=["third"])
+    out = capfd.readouterr().out
+    assert "\ntwice --ranks=0 -m lit_vpo --version\n" in out  # as it is printed
+    assert "launched --ranks=0 -m lit_vpo --version" in out and "lit_vpo 0." in out
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="'third': there is no program 'twice'"):
+        run_recipe(recipe, only=["third"])
 
 
 MAKING = """
 set: {{run_dir: {run_dir}, num: 1, fails: ok}}
 stages:
-  - {{name: one, run: "make {{run_dir}}/one ok", out: "{{run_dir}}/one"}}
-  - {{name: two, run: "make {{run_dir}}/two {{num}}", out: "{{run_dir}}/two"}}
-  - {{name: three, run: "make {{run_dir}}/three {{fails}} --ckpt_path last", out: "{{run_dir}}/three"}}
-  - {{name: four, run: "make {{run_dir}}/four ok"}}
+  - {{name: one, run: "make {{run_dir}}/one ok {source}", out: "{{run_dir}}/one"}}
+  - {{name: two, run: "make {{run_dir}}/two {{num}} {{run_dir}}/one", out: "{{run_dir}}/two"}}
+  - {{name: three, run: "make {{run_dir}}/three {{fails}} {{run_dir}}/two --ckpt_path last", out: "{{run_dir}}/three"}}
+  - {{name: four, run: "check {{run_dir}}/three"}}
 """
+
+
+class Making:
+    """A recipe whose commands make a folder: a checkpoint that holds what they read, and what they found there."""
+
+    def __init__(self, folder, monkeypatch):
+        self.file, self.source, self.run_dir, self.ran = folder / "r.yaml", folder / "source.txt", folder / "a run", []
+        self.file.write_text(MAKING.format(run_dir=self.run_dir, source=self.source))
+        self.source.write_text("first")
+        monkeypatch.setattr(recipes.subprocess, "run", self.run)
+
+    def run(self, words, env):
+        if words[3] == "check":
+            self.ran.append(CLEAN["four"])
+            return subprocess.CompletedProcess(words, 0)
+        out, how, source = map(pathlib.Path, words[4:7])
+        left = sorted(path.name for path in out.rglob("*.*"))
+        self.ran.append((out.name, left))
+        folder = out / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        if str(how) == "cut before a checkpoint":
+            (folder / "half.part").touch()
+            raise KeyboardInterrupt
+        read = source if source.is_file() else source / "checkpoints" / "last.ckpt"
+        (folder / "last.ckpt").write_text(f"{how} of {read.read_text()}")
+        if str(how) == "cut":
+            raise KeyboardInterrupt
+        return subprocess.CompletedProcess(words, 3 if str(how) == "fails" else 0)
+
+    def __call__(self, only=(), error=None, match=None, **values):
+        self.ran.clear()
+        if error is None:
+            run_recipe(self.file, values, only)
+        else:
+            with pytest.raises(error, match=match):
+                run_recipe(self.file, values, only)
+        return list(self.ran)
 
 
 @pytest.fixture
 def making(tmp_path, monkeypatch):
-    """A recipe whose commands make a folder that must not hold anything but a checkpoint, and what has run so far."""
-    file, ran = tmp_path / "making.yaml", []
-    file.write_text(MAKING.format(run_dir=tmp_path / "a run"))
-
-    def run(words):
-        _, out, how = words[3:6]
-        left = sorted(path.name for path in pathlib.Path(out).rglob("*.*"))
-        ran.append((pathlib.Path(out).name, left))
-        folder = pathlib.Path(out) / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
-        if how == "cut before a checkpoint":
-            (folder / "half.part").touch()
-            raise KeyboardInterrupt
-        (folder / "last.ckpt").touch()
-        if how == "cut":
-            raise KeyboardInterrupt
-        return subprocess.CompletedProcess(words, 3 if how == "fails" else 0)
-
-    monkeypatch.setattr(recipes.subprocess, "run", run)
-
-    def launch(only=(), error=None, **values):
-        ran.clear()
-        if error is None:
-            run_recipe(file, values, only)
-        else:
-            with pytest.raises(error):
-                run_recipe(file, values, only)
-        return list(ran)
-
-    return launch
+    return Making(tmp_path, monkeypatch)
 
 
 CLEAN = {name: (name, []) for name in ("one", "two", "three", "four")}
 
 
-def test_a_second_launch_runs_nothing(making, capfd):
+def test_a_second_launch_runs_nothing_and_prints_every_command(making, capfd):
     assert making() == list(CLEAN.values())
+    first = capfd.readouterr().out
     assert making() == []
-    assert [line[6:] for line in capfd.readouterr().out.splitlines() if "done before" in line] == [
-        f"done before: {name}" for name in CLEAN
-    ]
+    second = capfd.readouterr().out.splitlines()
+    assert [line[6:] for line in second if "done before" in line] == [f"done before: {name}" for name in CLEAN]
+    commands = [line for line in second if line.startswith("python")]
+    assert len(commands) == 4 and commands == [line for line in first.splitlines() if line.startswith("python")]
 
 
-def test_a_changed_command_runs_clean_with_all_that_comes_after_it(making):
+def test_a_changed_command_of_a_finished_stage_is_refused_with_what_to_do(making):
     making()
-    # `four` names no `out`, so what it made stays
-    assert making(num="2") == [CLEAN["two"], CLEAN["three"], ("four", ["last.ckpt"])]
+    message = (
+        r"(?s)two: its command was: .*/two' 1 .*add --only two or remove '.*/two'; to keep them, take another run_dir"
+    )
+    assert making(error=ValueError, match=message, num="2") == []
+    assert (making.run_dir / "two" / "checkpoints" / "last.ckpt").exists()
+    assert making(only=["two"], num="2") == [CLEAN["two"]]
+    assert making(error=ValueError, match="three: .*/two has changed", num="2") == []
+    assert making(only=["three", "four"], num="2") == [CLEAN["three"], CLEAN["four"]]
     assert making(num="2") == []
+
+
+def test_changed_inputs_are_refused_before_anything_runs(making):
+    making()
+    shutil.rmtree(making.run_dir / "three")  # so there is something to run
+    making.source.write_text("second")
+    assert making(error=ValueError, match=r"one: .*source.txt has changed\n.*--only one") == []
+    making.source.write_text("first")
+    assert making() == [CLEAN["three"]]
+
+
+def test_the_time_of_a_file_does_not_matter(making):
+    making()
+    making.source.write_text("first")
+    assert making() == []
+
+
+def test_what_was_removed_is_made_again_and_what_comes_after_it_only_if_it_differs(making):
+    making()
+    shutil.rmtree(making.run_dir / "one")
+    shutil.rmtree(making.run_dir / "two")
+    assert making() == [CLEAN["one"], CLEAN["two"]]  # of the same content, so `three` is as it was
+    shutil.rmtree(making.run_dir / "one")
+    making.source.write_text("second")
+    assert making(error=ValueError, match=r"one: .*source.txt has changed|two: .*/one has changed") == [CLEAN["one"]]
+    for name in ("two", "three"):
+        shutil.rmtree(making.run_dir / name)
+    assert making() == [CLEAN["two"], CLEAN["three"], CLEAN["four"]]
+    assert making() == []
+
+
+def test_a_stage_without_out_just_runs_again(making):
+    making()
+    making(only=["three"], fails="other")
+    assert making(fails="other") == [CLEAN["four"]]
 
 
 def test_a_failed_stage_is_run_again_and_goes_on_from_its_checkpoint(making):
@@ -193,10 +212,12 @@ def test_a_failed_stage_is_run_again_and_goes_on_from_its_checkpoint(making):
     assert making(error=SystemExit, fails="fails") == [("three", ["last.ckpt"])]
 
 
-def test_a_cut_training_goes_on_unless_something_before_it_changed(making):
+def test_a_cut_training_goes_on_unless_its_inputs_or_its_command_changed(making):
     making(error=KeyboardInterrupt, fails="cut")
     assert making(error=KeyboardInterrupt, fails="cut") == [("three", ["last.ckpt"])]
-    assert making(error=KeyboardInterrupt, fails="cut", num="2") == [CLEAN["two"], CLEAN["three"]]
+    making(only=["two"], num="2")
+    assert making(error=KeyboardInterrupt, fails="cut", num="2") == [CLEAN["three"]]  # `two` holds other things
+    assert making(error=KeyboardInterrupt, fails="cut", num="2") == [("three", ["last.ckpt"])]
     assert making(num="2") == [CLEAN["three"], CLEAN["four"]]  # its own command changed
 
 
@@ -205,48 +226,58 @@ def test_a_training_cut_before_its_first_checkpoint_starts_clean(making):
     assert making(error=KeyboardInterrupt, fails="cut before a checkpoint") == [CLEAN["three"]]
 
 
-def test_a_stage_cut_after_an_earlier_one_ran_anew_is_not_taken_for_done(making):
+def test_a_stage_that_is_still_to_run_is_waited_for_before_a_later_one_is_refused(making):
     making()
-    assert making(error=KeyboardInterrupt, num="cut") == [CLEAN["two"]]
-    # `two` runs again as it was first; the rows of `three` are older than its own
-    assert making() == [CLEAN["two"], CLEAN["three"], ("four", ["last.ckpt"])]
+    making(error=KeyboardInterrupt, only=["two"], num="cut")  # `two` now holds another checkpoint than `three` read
+    assert making() == [CLEAN["two"]]  # and then the same one again
 
 
-def test_named_stages_run_always_and_make_the_later_ones_run(making):
+def test_named_stages_run_always(making):
     making()
     assert making(only=["two"]) == [CLEAN["two"]]
-    assert making() == [CLEAN["three"], ("four", ["last.ckpt"])]
+    assert making() == []  # it made the same
 
 
-def test_what_the_recipe_never_made_is_left_alone(making, tmp_path):
-    mine = tmp_path / "a run" / "one" / "mine.txt"
+def test_what_the_recipe_never_made_is_left_alone(making):
+    mine = making.run_dir / "one" / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.touch()
     assert making()[0] == ("one", ["mine.txt"])
     assert mine.exists()
 
 
-def test_what_was_removed_is_made_again_with_all_that_comes_after_it(making, tmp_path):
+def test_a_broken_log_is_said(making):
     making()
-    shutil.rmtree(tmp_path / "a run" / "three")
-    assert making() == [CLEAN["three"], ("four", ["last.ckpt"])]
-    assert making() == []
+    log = making.run_dir / "recipe.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + "{")
+    making(error=ValueError, match="remove the broken line")
+    log.write_text(whole + '{"stage": "one", "exit_code": 0}\n')
+    making(error=ValueError, match="another version")
 
 
-def test_states_by_hand():
-    stage = recipes.Stage("b", ("go",))
-    begun, done = ({"stage": "b", "command": "python -m lit_vpo go", "exit_code": code} for code in (None, 0))
-    before = {"stage": "a", "command": "x", "exit_code": 0}
-    assert state_of(stage, ["a"], [before]) == "new"
-    assert state_of(stage, ["a"], [before, begun]) == "cut"
-    assert state_of(stage, ["a"], [before, begun, done]) == "done"
-    assert state_of(stage, ["a"], [before, begun, done, before]) == "changed"
-    assert state_of(stage, [], [before, begun, done, before]) == "done"  # `a` comes later in the recipe
-    assert state_of(recipes.Stage("b", ("stop",)), ["a"], [before, begun, done]) == "changed"
+ARMS = """
+set: {{run_dir: {run_dir}, seed: 0, steps: 1}}
+arms: {{long: {{steps: 9}}, short: }}
+stages:
+  - {{name: clips, run: "make {{run_dir}}/clips ok {source}", out: "{{run_dir}}/clips"}}
+  - {{name: pairs, run: "make {{run_dir}}/pairs-{{seed}} ok {{run_dir}}/clips", out: "{{run_dir}}/pairs-{{seed}}"}}
+  - name: train
+    run: make "{{run_dir}}/{{arm}}-{{seed}}" {{steps}} "{{run_dir}}/pairs-{{seed}}"
+    out: "{{run_dir}}/{{arm}}-{{seed}}"
+"""
 
 
-def test_a_broken_log_is_said(making, tmp_path):
-    making()
-    with (tmp_path / "a run" / "recipe.jsonl").open("a") as file:
-        file.write("{")
-    making(error=ValueError)
+def test_arms_and_seeds_share_what_is_done(making, capfd):
+    making.file.write_text(ARMS.format(run_dir=making.run_dir, source=making.source))
+
+    def launch(**how):
+        making.ran.clear()
+        run_recipe(making.file, **how)
+        return [name for name, left in making.ran if not left]
+
+    assert launch(arms=["short"]) == ["clips", "pairs-0", "short-0"]
+    assert launch(seeds="0,1") == ["pairs-1", "long-0", "long-1", "short-1"]
+    assert "done before: train (arm short, seed 0)" in capfd.readouterr().out
+    assert launch(seeds="0,1") == launch() == launch(arms=["long"]) == []
+    assert launch(seeds="1", arms=["long"], only=["train"]) == ["long-1"]

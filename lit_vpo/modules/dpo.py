@@ -53,12 +53,15 @@ class DPOModule(RoundsModule):
     """Raises the likelihood of chosen over rejected, relative to the reference or without one.
 
     Videos are encoded once per batch; all roles and the reference share them. What is minimised is
-    `loss` + `nll_weight` * NLL(chosen) + `ce_weight` * CE(ground truth). Metrics of pairs compare chosen with the first
-    rejected response. Records of mode `sft` among the pairs add the plain CE of their ground truth (`loss/sft`).
+    `loss_weight` * `loss` + `nll_weight` * NLL(chosen) + `ce_weight` * CE(ground truth). Metrics of pairs compare
+    chosen with the first rejected response. Records of mode `sft` among the pairs add the plain CE of their ground
+    truth (`loss/sft`).
 
     Args:
         model: See `RoundsModule`.
         loss: Of each record, from its chosen and rejected responses; see `lit_vpo.losses`.
+        loss_weight: Its weight; 0 leaves fine-tuning on the chosen responses or the ground truth, step for step on the
+            rows that preference training has (a control).
         nll_weight: Weight of the chosen responses' negative log-likelihood (TEMPLE's released recipe: 1).
         nll_reduction: `token` averages over all tokens of an optimizer step, `sample` over its responses; either is the
             same however the step is accumulated or spread over ranks (`lit_vpo.losses.means`).
@@ -75,6 +78,7 @@ class DPOModule(RoundsModule):
         self,
         model: str,
         loss: PreferenceLoss | None = None,
+        loss_weight: float = 1.0,
         nll_weight: float = 0.0,
         nll_reduction: Reduction = "token",
         ce_weight: float = 0.0,
@@ -86,13 +90,14 @@ class DPOModule(RoundsModule):
         super().__init__(model, needs_reference=loss.needs_reference, **kwargs)
         self.save_hyperparameters(ignore=IGNORED)
         self.loss: PreferenceLoss = loss
-        if not (nll_weight >= 0 and ce_weight >= 0):
-            raise ValueError(f"nll_weight and ce_weight must be >= 0, got {nll_weight} and {ce_weight}")
+        weights = {"loss_weight": loss_weight, "nll_weight": nll_weight, "ce_weight": ce_weight}
+        if not (all(weight >= 0 for weight in weights.values()) and any(weights.values())):
+            raise ValueError(f"{', '.join(weights)} must be >= 0 and not all 0, got {list(weights.values())}")
         for reduction in (nll_reduction, ce_reduction):
             if reduction not in REDUCTIONS:
                 raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         self.terms = {
-            "loss/dpo": Term(1.0, "chosen", "sample"),
+            "loss/dpo": Term(loss_weight, "chosen", "sample"),
             "loss/nll_chosen": Term(nll_weight, "chosen", nll_reduction),
             "loss/ce_ground_truth": Term(ce_weight, "ground_truth", ce_reduction),
             "loss/sft": Term(1.0, "sft", ce_reduction),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lit_vpo.metrics import bootstrap_ratio, paired_bootstrap
-from lit_vpo.metrics.bootstrap import resampled_clips
+from lit_vpo.metrics.bootstrap import resampled_clips, resampled_runs
 
 
 def counts(n, seed):
@@ -44,6 +44,36 @@ def test_one_sample_equals_a_plain_loop():
     found = bootstrap_ratio(numerators, denominators, seed=0, num_resamples=300, confidence=0.8)
     assert found.low == pytest.approx(quantile(ratios, 0.1), abs=1e-7)
     assert found.high == pytest.approx(quantile(ratios, 0.9), abs=1e-7)
+
+
+def test_runs_and_clips_equal_a_plain_loop_over_the_same_draws():
+    before, runs = counts(11, 0), [counts(11, 1), counts(11, 2), counts(11, 3)]
+    clips = torch.cat(list(resampled_clips(11, 400, seed=3))).tolist()
+    draws = resampled_runs(3, 400, seed=3, side=1).tolist()  # side 1 is after
+    differences = []
+    for drawn, of_runs in zip(clips, draws, strict=True):
+        after = [sum(float(runs[run][part][i]) for run in of_runs for i in drawn) for part in (0, 1)]
+        base = [sum(float(before[part][i]) for i in drawn) for part in (0, 1)]
+        differences.append(after[0] / after[1] - base[0] / base[1])
+    found = paired_bootstrap(before, tuple(map(torch.stack, zip(*runs, strict=True))), seed=3, num_resamples=400)
+    whole = [sum(float(run[part].sum()) for run in runs) for part in (0, 1)]
+    assert found.estimate == pytest.approx(whole[0] / whole[1] - float(before[0].sum() / before[1].sum()), abs=1e-7)
+    assert found.low == pytest.approx(quantile(differences, 0.025), abs=1e-12)
+    assert found.high == pytest.approx(quantile(differences, 0.975), abs=1e-12)
+
+
+def test_one_run_in_a_row_of_runs_is_that_run():
+    before, after = counts(20, 0), counts(20, 1)
+    one = paired_bootstrap(before, tuple(part.unsqueeze(0) for part in after), seed=1, num_resamples=300)
+    assert one == paired_bootstrap(before, after, seed=1, num_resamples=300)
+
+
+def test_the_spread_between_runs_widens_the_interval():
+    """Runs that differ by a constant: what is left after pairing is the spread of a mean of two of them, 0 or 1."""
+    numerators, ones = counts(50, 0)[0], torch.ones(50)
+    runs = torch.stack([numerators, numerators + 1])
+    found = paired_bootstrap((numerators, ones), (runs, torch.stack([ones, ones])), seed=0)
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.5, 0.0, 1.0))
 
 
 def test_pairing_removes_what_both_share():
@@ -87,6 +117,11 @@ def test_resamples_without_a_denominator_are_counted_not_averaged():
     assert (found.estimate, found.low, found.high) == (0.5, 0.5, 0.5)
     empty = bootstrap_ratio(numerators, torch.zeros(3), seed=0, num_resamples=10)
     assert math.isnan(empty.estimate) and math.isnan(empty.low) and empty.num_undefined == 10
+
+
+def test_sides_of_other_clips_are_refused():
+    with pytest.raises(ValueError, match="same clips"):
+        paired_bootstrap(counts(3, 0), counts(4, 0), seed=0)
 
 
 def test_speed():

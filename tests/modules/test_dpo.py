@@ -89,6 +89,18 @@ def test_weights_of_the_terms(make_batch, loader, trainer):
     assert logged["grad_norm"] > 0
 
 
+@pytest.mark.parametrize(
+    "term, more", [("loss/nll_chosen", {"nll_weight": 1}), ("loss/ce_ground_truth", {"ce_weight": 1})]
+)
+def test_without_weight_on_the_preference_the_likelihood_alone_is_minimised(make_batch, term, more):
+    batch = make_batch("preference", with_ground_truth=True)
+    module = DPOModule("tiny_llava_onevision", loss_weight=0, lora=SMALL, **more)
+    module.configure_model()
+    parts = module.objective(batch, module.pair_logps(batch, module.encode(batch)))
+    assert torch.equal(module.total(batch, parts), parts[term].value)
+    assert float(parts["loss/dpo"].value) == pytest.approx(math.log(2), abs=1e-5)  # still told
+
+
 def test_reference_never_moves_and_flags_return(make_batch, loader, trainer):
     batch = make_batch("preference")
     module = DPOModule("tiny_llava_onevision", lora=SMALL, optimizer=adamw)
@@ -252,8 +264,9 @@ def test_bad_settings(make_batch):
     for more in ({"reference": "adapter_off"}, {"reference_cache": "cache"}):
         with pytest.raises(ValueError, match="the loss needs no reference"):
             DPOModule("tiny_llava_onevision", loss=losses.SimPOLoss(), **more)
-    with pytest.raises(ValueError, match="must be >= 0"):
-        DPOModule("tiny_llava_onevision", nll_weight=-1)
+    for wrong in ({"nll_weight": -1}, {"loss_weight": 0}, {"loss_weight": -1, "ce_weight": 1}):
+        with pytest.raises(ValueError, match="loss_weight, nll_weight, ce_weight must be >= 0 and not all 0"):
+            DPOModule("tiny_llava_onevision", **wrong)
     with pytest.raises(ValueError, match="reduction must be one of"):
         DPOModule("tiny_llava_onevision", ce_reduction="mean")
     module = DPOModule("tiny_llava_onevision", ce_weight=0.1, lora=SMALL)

@@ -1,0 +1,107 @@
+"""`run`, `compare`, `score` and `curves` on the command line: recipes, and what came out of them."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_run(commands: Any) -> None:
+    """Adds `run`."""
+    run = commands.add_parser("run", help="run a recipe: ordered stages, each an ordinary command")
+    run.add_argument("file", help="the recipe's YAML")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe's `set`"
+    )
+    run.add_argument("--seeds", metavar="N,N,...", help="instead of the recipe's `seed`")
+    run.add_argument("--arms", default="", metavar="NAME,...", help="run these arms only")
+    run.add_argument("--only", action="append", default=[], metavar="STAGE", help="run only this stage (repeatable)")
+    run.set_defaults(command=_run)
+
+
+def add_results(commands: Any) -> None:
+    """Adds `compare`, `score` and `curves`."""
+    compare = commands.add_parser("compare", help="a table before/after with paired 95 %% intervals")
+    compare.add_argument("before", help="generations, JSONL")
+    compare.add_argument("after", nargs="+", help="generations for the same prompts; several are runs with other seeds")
+    compare.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
+    compare.add_argument("--out", help="where to write the table (.md; a .json goes beside it)")
+    compare.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    compare.add_argument("--results", metavar="FILE", help="append the finished arm to this JSONL, once")
+    compare.add_argument("--arm", help="its name there")
+    compare.add_argument("--seeds", metavar="N,N,...", help="the seeds of the files after, in their order")
+    compare.add_argument("--run_dir", metavar="DIR", help="the recipe's, whose log says from what the files were made")
+    compare.set_defaults(command=_compare)
+    score = commands.add_parser("score", help="a table of each task's errors with 95 %% intervals")
+    score.add_argument("files", nargs="+", metavar="FILE", help="generations, JSONL")
+    score.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
+    score.add_argument("--out", help="where to write the table (.md; a .json goes beside it)")
+    score.add_argument("--seed", type=int, default=0)
+    score.set_defaults(command=_score)
+    curves = commands.add_parser("curves", help="PNG curves of a run's metrics")
+    curves.add_argument("run_dir")
+    curves.add_argument("--out", help="default: RUN_DIR/curves.png")
+    curves.set_defaults(command=_curves)
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    """Splits KEY=VALUE.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ValueError(f"{option} takes KEY=VALUE, got {text!r}")
+    return key, value
+
+
+def _run(args: argparse.Namespace) -> int | None:
+    from lit_vpo.recipe import run_recipe
+
+    overrides = dict(pair(item, "--set") for item in args.set)
+    run_recipe(args.file, overrides, args.only, args.seeds, [name for name in args.arms.split(",") if name])
+    return None
+
+
+def _compare(args: argparse.Namespace) -> int | None:
+    seeds = _seeds(args)
+    from lit_vpo.compare import compare
+    from lit_vpo.recipe_log import made_from, read_log
+    from lit_vpo.results import append_result
+
+    # before the bootstrap: a file that no stage made is said at once
+    made = made_from(read_log(Path(args.run_dir)), [args.before, *args.after]) if args.run_dir else None
+    found = compare(args.before, args.after, args.scorer, args.out, args.seed)
+    if args.results:
+        is_new = append_result(args.results, args.arm, seeds, found, made)
+        print(f"{args.arm}: {'appended to' if is_new else 'stands already in'} {args.results}")
+    return None
+
+
+def _seeds(args: argparse.Namespace) -> list[int]:
+    """The seeds of the files after; checks what belongs together."""
+    if not args.results:
+        if args.arm or args.seeds or args.run_dir:
+            raise ValueError("--arm, --seeds and --run_dir say what goes to --results FILE; give it too")
+        return []
+    seeds = (args.seeds or "").split(",")
+    if not args.arm or not all(seed.isdecimal() for seed in seeds) or len(seeds) != len(args.after):
+        raise ValueError(
+            f"--results needs --arm NAME and --seeds with a number for each of the {len(args.after)} files after, such "
+            f"as --seeds {','.join(map(str, range(len(args.after))))}"
+        )
+    return [int(seed) for seed in seeds]
+
+
+def _score(args: argparse.Namespace) -> int | None:
+    from lit_vpo.score import score
+
+    score(args.files, args.scorer, args.out, args.seed)
+    return None
+
+
+def _curves(args: argparse.Namespace) -> int | None:
+    from lit_vpo.curves import plot
+
+    plot(args.run_dir, args.out)
+    return None
