@@ -56,15 +56,16 @@ LIVES = [(4,), (6,), (8,), (8, 7), (8, 6, 2), (8, 8, 8), (9, 8, 5), (3, 5, 3), (
 @pytest.mark.parametrize(
     "saving", [{"every_n_train_steps": 1}, {"train_time_interval": timedelta(0)}, {"save_on_exception": True}]
 )
-def test_cut_again_and_again_it_takes_the_straight_runs_optimizer_steps(make, straight, tmp_path, lives, saving):
+@pytest.mark.parametrize("limit", [{"max_epochs": EPOCHS}, {"max_steps": 3 * EPOCHS, "max_epochs": -1}])
+def test_cut_again_and_again_it_takes_the_straight_runs_optimizer_steps(make, straight, tmp_path, lives, saving, limit):
     """Saved at every step, after every batch, and by the exception, with a batch handed over but not trained on."""
     steps, resume = [], None
     for number, stop_at in enumerate(lives):
         folder = tmp_path / str(number)
-        steps += fit(make, folder, resume, stop_at, saving=saving).steps
+        steps += fit(make, folder, resume, stop_at, saving=saving, **limit).steps
         last = folder / "last.ckpt"
         resume = last if last.exists() else resume
-    steps += fit(make, tmp_path / "end", resume).steps
+    steps += fit(make, tmp_path / "end", resume, **limit).steps
     assert steps == straight
 
 
