@@ -1,8 +1,8 @@
 """The pictures at given frame numbers, resized inside the decoder: exact, and with as little decoding as can be.
 
 Decoding goes forward and seeks only where the wanted frame's keyframe lies beyond the position. Backends by name:
-``pyav``, and ``torchcodec`` where it is installed. At the video's own size both give equal frames; torchcodec's are
-resized after their conversion to RGB, PyAV's in the same step, which may round differently.
+``pyav``, and ``torchcodec`` where it is installed. Both give RGB of the video's own size, and the same scaler resizes
+it, so the frames are equal (interlaced and 10-bit video apart, which the two FFmpegs turn into RGB differently).
 """
 
 from bisect import bisect_right
@@ -16,7 +16,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .container import Clock, FrameIndex, Limits, open_media, video_stream
+from .container import Clock, FrameIndex, Limits, open_media, packet_time, video_stream
 from .quarantine import BadSample
 
 Backend = Literal["pyav", "torchcodec"]
@@ -86,20 +86,27 @@ def decoder_versions(backend: Backend) -> list[str]:
 
 
 class _Pictures:
-    """Frames on their way to one array; one scaler for all (frame.reformat would set a new one up for each)."""
+    """Pictures on their way to one array: RGB first, then resized, so that every backend's are resized alike."""
 
     def __init__(self, fit: Fit) -> None:
-        self.fit, self.scaler, self.arrays = fit, VideoReformatter(), list[Any]()
-        self.size: tuple[int, int] | None = None
+        # one of each for all frames (frame.reformat would set a new one up for each)
+        self.fit, self.converter, self.scaler = fit, VideoReformatter(), VideoReformatter()
+        self.arrays, self.size = list[Any](), None
 
-    def add(self, frame: Any) -> None:
-        size = frame.height, frame.width
+    def add_frame(self, frame: Any) -> None:
+        # only chroma is interpolated; with AREA this step would leave FFmpeg's fast path and take thirty times as long
+        self.add(self.converter.reformat(frame, format="rgb24", interpolation="BILINEAR").to_ndarray())
+
+    def add(self, picture: Any) -> None:
+        size = picture.shape[:2]
         if self.size not in (None, size):
             raise BadSample("the video changes its picture size on the way")
         self.size = size
         height, width = self.fit(*size)
-        picture = self.scaler.reformat(frame, width, height, format="rgb24", interpolation="AREA")
-        self.arrays.append(picture.to_ndarray())
+        if (height, width) != size:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            picture = self.scaler.reformat(frame, width, height, interpolation="AREA").to_ndarray()
+        self.arrays.append(picture)
 
     def stack(self) -> Any:
         return np.stack(self.arrays)
@@ -108,20 +115,33 @@ class _Pictures:
 def _seeking(request: Request, container: Any, stream: Any) -> Any:
     """None where a seek did not land on its keyframe."""
     index, pictures = request.index, _Pictures(request.fit)
+    targets = [index.pts[frame] for frame in request.wanted]
+    wanted = set(targets)
     position: int | None = None
     frames: Iterator[Any] = iter(())
-    for target in (index.pts[frame] for frame in request.wanted):
+    for target in targets:
         before = bisect_right(index.keyframes, target) - 1
         keyframe = index.keyframes[max(before, 0)] if index.keyframes else index.pts[0]
         if position is None or keyframe > position:
             container.seek(keyframe, stream=stream)
-            frames = request.clock.watch(container.decode(stream))
+            frames = request.clock.watch(_decoded(container, stream, wanted))
         frame = next((frame for frame in frames if frame.pts is not None and frame.pts >= target), None)
         if frame is None or frame.pts != target:
             return None
         position = target
-        pictures.add(frame)
+        pictures.add_frame(frame)
     return pictures.stack()
+
+
+def _decoded(container: Any, stream: Any, wanted: set[int]) -> Iterator[Any]:
+    """Frames from where the container stands on, without some that are neither wanted nor needed by another."""
+    context = stream.codec_context
+    # H.264 says of each frame whether any other needs it; HEVC says so within one temporal layer only
+    skips = context.name == "h264"
+    for packet in container.demux(stream):
+        if skips:
+            context.skip_frame = "DEFAULT" if packet_time(packet) in wanted else "NONREF"
+        yield from packet.decode()
 
 
 def _sequential(request: Request) -> Any:
@@ -131,7 +151,7 @@ def _sequential(request: Request) -> Any:
         stream = video_stream(container, request.limits)
         for position, frame in enumerate(request.clock.watch(container.decode(stream))):
             if position in remaining:
-                pictures.add(frame)
+                pictures.add_frame(frame)
             if position >= request.wanted[-1]:
                 break
     if len(pictures.arrays) < len(request.wanted):
@@ -141,19 +161,21 @@ def _sequential(request: Request) -> Any:
 
 
 def _torchcodec(request: Request, container: Any, stream: Any) -> Any:
-    """None where torchcodec counts other frames than the demux found."""
+    """None where torchcodec cannot read it, or counts or numbers frames otherwise than the demux found."""
     source = request.source if isinstance(request.source, bytes) else str(request.source)
-    decoder_class = _torchcodec_decoder()
+    decoder_class, index, pictures = _torchcodec_decoder(), request.index, _Pictures(request.fit)
     try:
         decoder = decoder_class(source, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-        if len(decoder) != len(request.index.pts):
+        if len(decoder) != len(index.pts):
             return None
-        raw = [decoder.get_frame_at(number).data.numpy() for number in request.clock.watch(request.wanted)]
-    except RuntimeError as error:
-        raise BadSample("the video does not decode: torchcodec's RuntimeError") from error
-    pictures = _Pictures(request.fit)
-    for array in raw:
-        pictures.add(av.VideoFrame.from_ndarray(array, format="rgb24"))
+        for number in request.clock.watch(request.wanted):
+            frame = decoder.get_frame_at(number)
+            # of an avi with B-frames it hands out a neighbour, under the neighbour's time
+            if abs(frame.pts_seconds / index.time_base - index.pts[number]) > 0.5:
+                return None
+            pictures.add(frame.data.numpy())
+    except RuntimeError:
+        return None  # as in a long group of an mpegts; what nobody can read, PyAV says with its reason
     return pictures.stack()
 
 

@@ -4,16 +4,12 @@ A fault is put into one sample of three. Either the folder is refused by name, o
 the right reason; the others come out with their own bytes, and nothing else comes out.
 """
 
-import io
-import pickle
+import re
 import tarfile
-import tempfile
-from pathlib import Path
 
-import av
-import numpy as np
 import pytest
-from clip_factory import clip_bytes, encode_clip
+from clip_factory import encode_clip
+from faults import JSON, MEMBERS, RECORDS, cut, flip, member, samples, spoilt, write, write_members
 
 from lit_vpo.datamodules.check import check
 from lit_vpo.datamodules.clips import ClipReader
@@ -22,70 +18,12 @@ from lit_vpo.datamodules.manifest import Manifest, index
 from lit_vpo.datamodules.quarantine import BadSample, read_quarantine
 from lit_vpo.datamodules.reader import RecordReader
 
-JSON = b'{"prompt": "What?", "ground_truth": "a cat"}'
-
-
-def sound_alone():
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as out:
-        stream = out.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = 16000, 0
-        out.mux(stream.encode(frame))
-        out.mux(stream.encode())
-    return file.getvalue()
-
-
-def no_frames():
-    file = io.BytesIO()
-    with av.open(file, "w", format="matroska") as out:
-        stream = out.add_stream("mpeg4", rate=8)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        out.start_encoding()
-    return file.getvalue()
-
-
-def index_first(clip):
-    """The same packets with the index before them; the muxer reads its file again, so it needs a real one."""
-    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
-        with av.open(io.BytesIO(clip)) as source, av.open(file.name, "w", options={"movflags": "faststart"}) as out:
-            stream = out.add_stream_from_template(source.streams.video[0])
-            for packet in source.demux(video=0):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    out.mux(packet)
-        return Path(file.name).read_bytes()
-
-
-def samples(clips, **changed):
-    """Members of three samples; `changed` replaces the members of some."""
-    table = {key: [(f"{key}.json", JSON), (f"{key}.mp4", clip)] for key, clip in zip("abc", clips, strict=False)}
-    return table | changed
-
-
-def write(folder, table, name="x.tar"):
-    folder.mkdir(exist_ok=True)
-    with tarfile.open(folder / name, "w") as tar:
-        for members in table.values():
-            for member, payload in members:
-                info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member)
-                info.size = len(payload)
-                tar.addfile(info, io.BytesIO(payload))
-    return folder
-
-
-def link(name, target, kind=tarfile.SYMTYPE):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
 
 def usable(folder):
     """Key -> bytes of what decodes, and key -> reason of what does not, as a run meets them."""
     reader = RecordReader(Manifest.load(folder))
     good, bad = {}, {line["key"]: line["reason"] for line in read_quarantine(folder)}
-    clips = ClipReader(reader, 4, limits=Limits(side=4096))
+    clips = ClipReader(reader, 4)
     for row in range(len(reader)):
         key = reader.rows[row]["key"]
         try:
@@ -96,76 +34,24 @@ def usable(folder):
     return good, bad
 
 
-MEMBERS = {
-    "half sample, json alone": (lambda clip: [("b.json", JSON)], "half a sample: it has 0 videos"),
-    "half sample, text alone": (lambda clip: [("b.txt", b"a cat")], "half a sample: it has 0 videos"),
-    "two videos": (lambda clip: [("b.json", JSON), ("b.mkv", clip), ("b.mp4", clip)], "it has 2 videos"),
-    "empty mp4": (lambda clip: [("b.json", JSON), ("b.mp4", b"")], "does not decode"),
-    "html for mp4": (lambda clip: [("b.json", JSON), ("b.mp4", b"<html>gone</html>" * 99)], "does not decode"),
-    "mp4 cut, index last": (lambda clip: [("b.mp4", clip[: len(clip) // 2])], "does not decode"),
-    "mp4 cut, index first": (
-        lambda clip: [("b.mp4", index_first(clip)[:-400])],
-        "truncated: its header names",
-    ),
-    "sound alone": (lambda clip: [("b.json", JSON), ("b.mp4", sound_alone())], "no video stream"),
-    "no frames": (lambda clip: [("b.json", JSON), ("b.mkv", no_frames())], "no (frames|picture size)|does not decode"),
-    "json that is no json": (lambda clip: [("b.json", b"{"), ("b.mp4", clip)], "member .json is not JSON"),
-    "json of another kind": (lambda clip: [("b.json", b"[1]"), ("b.mp4", clip)], "member .json must be an object"),
-    "json with a wrong field": (lambda clip: [("b.json", b'{"prompt": 3}'), ("b.mp4", clip)], "field 'prompt'"),
-    "huge pictures": (
-        lambda clip: [("b.mkv", clip_bytes(num_frames=1, side=8208, height=16, container="matroska"))],
-        "pictures of 8208 x 16 pixels",
-    ),
-    "pickle": (
-        lambda clip: [("b.json", JSON), ("b.mp4", clip), ("b.pkl", pickle.dumps(print))],
-        "may hold Python objects",
-    ),
-    "torch file": (lambda clip: [("b.latent.pth", b"x"), ("b.mp4", clip)], "may hold Python objects"),
-    "link out": (lambda clip: [("b.json", JSON), (link("b.mp4", "../../secret.mp4"), b"")], "is a link or a device"),
-    "hard link": (
-        lambda clip: [("b.json", JSON), (link("b.mp4", "a.mp4", tarfile.LNKTYPE), b"")],
-        "is a link or a device",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MEMBERS)
-def test_a_spoilt_sample_is_quarantined_and_the_others_come_out_whole(name, tmp_path, clips):
-    spoil, reason = MEMBERS[name]
+@pytest.mark.parametrize(
+    ("spoil", "reason"), [pytest.param(*row, id=name) for name, *row in spoilt() if name in (*MEMBERS, *RECORDS)]
+)
+def test_a_spoilt_sample_is_quarantined_and_the_others_come_out_whole(spoil, reason, tmp_path, clips):
     folder = write(tmp_path / "d", samples(clips, b=spoil(clips[1])))
     index(folder)
     good, bad = usable(folder)
     assert good == {"a": clips[0], "c": clips[2]}
-    assert list(bad) == ["b"]
-    with pytest.raises(BadSample, match=reason):
-        raise BadSample(bad["b"])
-    assert [problem.key for problem in check(folder, num_frames=2)] == ["b"]
-
-
-def flip(path, offset):
-    with path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-
-
-def member(folder, name):
-    with tarfile.open(folder / "x.tar") as tar:
-        return tar.getmember(name)
-
-
-def cut(folder, at):
-    payload = (folder / "x.tar").read_bytes()
-    (folder / "x.tar").write_bytes(payload[:at])
+    assert list(bad) == ["b"] and bad["b"].startswith(reason), bad
+    assert [(problem.key, problem.reason) for problem in check(folder, num_frames=2)] == [*bad.items()]
 
 
 SHARDS = {
     "cut in a video": (lambda d: cut(d, member(d, "b.mp4").offset_data + 50), "unexpected end of data"),
-    "cut between members": (lambda d: cut(d, member(d, "c.json").offset), "damaged or cut after 4 members"),
-    "header flip": (lambda d: flip(d / "x.tar", member(d, "b.json").offset), "damaged or cut after 2 members"),
-    "no tar at all": (lambda d: (d / "x.tar").write_bytes(b"<html>" * 999), "not a readable tar"),
-    "empty file": (lambda d: (d / "x.tar").write_bytes(b""), "not a readable tar|damaged or cut after 0"),
+    "cut between members": (lambda d: cut(d, member(d, "c.json").offset), "is damaged or cut after 4 members"),
+    "header flip": (lambda d: flip(d / "x.tar", member(d, "b.json").offset), "is damaged or cut after 2 members"),
+    "no tar at all": (lambda d: (d / "x.tar").write_bytes(b"<html>" * 999), "is not a readable tar"),
+    "empty file": (lambda d: (d / "x.tar").write_bytes(b""), "is not a readable tar"),
 }
 LAYOUTS = {
     "not adjacent": (["a.json", "b.json", "a.mp4", "b.mp4"], "'a' are not adjacent"),
@@ -181,18 +67,21 @@ def test_a_damaged_shard_is_refused_by_name_before_and_after_it_is_indexed(name,
     damage, message = SHARDS[name]
     folder = write(tmp_path / "d", samples(clips))
     index(folder)
+    size = (folder / "x.tar").stat().st_size
     damage(folder)
-    assert any("x.tar" in f"{problem.shard}{problem.reason}" for problem in check(folder, num_frames=2))
-    with pytest.raises(ValueError, match=rf"x.tar.*({message})"):
+    (problem,) = check(folder, num_frames=2)
+    resized = (folder / "x.tar").stat().st_size != size
+    assert re.search(rf"x\.tar .*{'has another size than when it was indexed' if resized else message}", problem.reason)
+    with pytest.raises(ValueError, match=rf"x\.tar .*{message}"):
         index(folder)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_layout_that_mixes_samples_up_is_refused_by_name(name, tmp_path, clips):
     members, message = LAYOUTS[name]
-    table = {"all": [(member, JSON if member.endswith("json") else clips[0]) for member in members]}
-    with pytest.raises(ValueError, match=rf"x.tar.*{message}"):
-        index(write(tmp_path / "d", table))
+    payloads = [(member, JSON if member.endswith("json") else clips[0]) for member in members]
+    with pytest.raises(ValueError, match=rf"x\.tar.*{message}"):
+        index(write_members(tmp_path / "d", payloads))
 
 
 def test_a_flipped_payload_is_found_by_its_checksum_alone(tmp_path, clips):
@@ -214,17 +103,15 @@ def test_a_header_flipped_after_indexing_loses_nothing_and_is_told(tmp_path, cli
 
 
 def test_half_samples_of_two_shards_with_one_key_are_not_merged(tmp_path, clips):
-    folder = write(tmp_path / "d", samples(clips, c=[("k.json", b'{"prompt": "of the first"}')]))
-    write(folder, {"k": [("k.mp4", clips[2])], "z": [("z.mp4", clips[3])]}, "y.tar")
+    folder = write(tmp_path / "d", samples(clips, k={"json": JSON}))
+    write(folder, {"k": {"mp4": clips[3]}, "z": {"mp4": clips[4]}}, "y.tar")
     with pytest.raises(ValueError, match=r"key 'k' stands twice: in x.tar and in y.tar"):
         index(folder)
 
 
 def test_dotted_names_keep_their_samples_apart(tmp_path, clips):
-    table = {
-        key: [(f"{name}.json", JSON), (f"{name}.mp4", clip), (f"{name}.seg.npy", b"x")]
-        for key, name, clip in zip("abc", ("clip.0001", "clip.0002", "v_1.5x"), clips, strict=False)
-    }
+    names = ("clip.0001", "clip.0002", "v_1.5x")
+    table = {name: {"json": JSON, "mp4": clip, "seg.npy": b"x"} for name, clip in zip(names, clips, strict=False)}
     folder = write(tmp_path / "d", table)
     index(folder)
     expected = {"clip_0001": clips[0], "clip_0002": clips[1], "v_1_5x": clips[2]}
@@ -236,7 +123,7 @@ def test_tars_of_video2dataset_are_indexed_as_they_are(tmp_path, clips):
     names = [f"{number:09d}" for number in range(3)]
     told = b'{"url": "https://x", "caption": "a cat", "key": "%s", "status": "success", "error_message": null}'
     table = {
-        name: [(f"{name}.mp4", clip), (f"{name}.txt", b"a cat"), (f"{name}.json", told % name.encode())]
+        name: {"mp4": clip, "txt": b"a cat", "json": told % name.encode()}
         for name, clip in zip(names, clips, strict=False)
     }
     folder = write(tmp_path / "d", table, "00000.tar")
@@ -266,9 +153,10 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path, clips):
 
 
 def test_check_compares_shards_and_manifest(tmp_path, clips):
-    folder = write(tmp_path / "d", samples(clips))
+    table = samples(clips)
+    folder = write(tmp_path / "d", table)
     lines = index(folder).save().read_text()
-    write(folder, samples(clips, b=[("d.json", JSON), ("d.mp4", clips[1])]))
+    write(folder, {"a": table["a"], "d": table["b"], "c": table["c"]})
     (folder / "manifest.jsonl").write_text(lines)
     told = {(problem.key, problem.reason.split(",")[0]) for problem in check(folder, num_frames=2)}
     assert told == {("b", "the manifest has it"), ("d", "the shard has it")}

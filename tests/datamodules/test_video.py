@@ -1,4 +1,6 @@
+import functools
 import io
+import itertools
 import sys
 from pathlib import Path
 
@@ -23,26 +25,35 @@ probe_module = sys.modules[probe.__module__]
 REAL = Path(__file__).parents[2].parent / "shared" / "videos"
 
 
+@functools.cache
+def backends():
+    """Those that can be imported."""
+    try:
+        frames_module.check_backend("torchcodec")
+    except ValueError:
+        return ["pyav"]
+    return ["pyav", "torchcodec"]
+
+
 def every_frame(source, width, height):
-    """Oracle: all frames by plain sequential decoding, and their times."""
+    """Oracle: all frames by plain sequential decoding, resized from their RGB, and their times."""
     scaler = VideoReformatter()
     with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
         stream = container.streams.best("video")
         base = stream.time_base
         frames = [
-            (
-                float((frame.pts or 0) * base),
-                scaler.reformat(frame, width, height, "rgb24", interpolation="AREA").to_ndarray(),
-            )
-            for frame in container.decode(stream)
+            (float((frame.pts or 0) * base), frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)
         ]
     times = [time - frames[0][0] for time, _ in frames]
-    return times, torch.from_numpy(np.stack([picture for _, picture in frames])).permute(0, 3, 1, 2)
+    pictures = [av.VideoFrame.from_ndarray(picture, format="rgb24") for _, picture in frames]
+    resized = [scaler.reformat(picture, width, height, interpolation="AREA").to_ndarray() for picture in pictures]
+    return times, torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize(("gop", "b_frames"), [(250, 3), (12, 2), (7, 0), (1, 0)])
 @pytest.mark.parametrize("num_frames", [1, 5, 16, 70])
-def test_frames_equal_those_of_a_sequential_decode(gop, b_frames, num_frames):
+def test_frames_equal_those_of_a_sequential_decode(gop, b_frames, num_frames, monkeypatch):
+    monkeypatch.setattr(frames_module, "_sequential", None)  # by seeking, not by starting again from the first frame
     source = clip_bytes(gop=gop, b_frames=b_frames)
     times, oracle = every_frame(source, 64, 64)
     wanted = np.linspace(0, 63, num_frames).astype(int)
@@ -82,6 +93,17 @@ def test_only_frames_that_are_shown_are_decoded(monkeypatch):
     assert torch.equal(shown.frames, plain.frames[order]) and shown.fps == plain.fps
 
 
+def test_of_a_group_only_what_is_shown_or_needed_by_it_is_decoded(monkeypatch):
+    made = []
+    decoded = frames_module._decoded
+    monkeypatch.setattr(frames_module, "_decoded", lambda *args: (made.append(1) or frame for frame in decoded(*args)))
+    monkeypatch.setattr(frames_module, "_sequential", None)
+    source = clip_bytes(gop=250, b_frames=3)
+    _, oracle = every_frame(source, 64, 64)
+    assert torch.equal(decode(source, 2).frames, oracle[[0, 63]])
+    assert 2 <= len(made) < 48  # of a B-frame in three at least nothing is decoded
+
+
 def test_our_own_mistakes_are_no_bad_samples(monkeypatch):
     def mistaken(*args):
         raise IndexError("a mistake of ours")
@@ -116,9 +138,11 @@ def test_one_frame_keeps_the_rate_of_the_video():
 
 def test_size_is_the_short_side_and_happens_in_the_decoder():
     source = clip_bytes(side=96, height=64, num_frames=8)
-    clip = decode(source, 4, size=32)
-    assert clip.frames.shape == (4, 3, 32, 48)
-    assert torch.equal(clip.frames, every_frame(source, 48, 32)[1][[0, 2, 4, 7]])
+    expected = every_frame(source, 48, 32)[1][[0, 2, 4, 7]]
+    for backend in backends():
+        clip = decode(source, 4, size=32, backend=backend)
+        assert clip.frames.shape == (4, 3, 32, 48)
+        assert torch.equal(clip.frames, expected), backend
 
 
 def test_avi_and_mkv_decode_exactly(tmp_path):
@@ -127,15 +151,31 @@ def test_avi_and_mkv_decode_exactly(tmp_path):
         assert torch.equal(decode(tmp_path / name, 8).frames, every_frame(tmp_path / name, 64, 64)[1][::9])
 
 
+@pytest.mark.parametrize("gop", [20, 250])
 @pytest.mark.parametrize("container", ["h264", "mpegts", "avi", "flv"])
-def test_containers_whose_times_or_seeks_are_of_no_use_decode_exactly_too(tmp_path, container):
+def test_containers_whose_times_or_seeks_are_of_no_use_decode_exactly_too(tmp_path, container, gop):
     path = tmp_path / "clip"
-    encode_clip(path, gop=20, container=container)
+    encode_clip(path, gop=gop, container=container)
     _, oracle = every_frame(path, 64, 64)
-    clip = decode(path, 8)
-    assert torch.equal(clip.frames, oracle[::9])
     rate = 25 if container == "h264" else 8  # a raw stream knows no rate: FFmpeg reads 25 into it
-    assert clip.timestamps_s == pytest.approx([9 * n / rate for n in range(8)])
+    for backend in backends():
+        clip = decode(path, 8, backend=backend)
+        assert torch.equal(clip.frames, oracle[::9]), backend
+        assert clip.timestamps_s == pytest.approx([9 * n / rate for n in range(8)])
+
+
+@pytest.mark.skipif("torchcodec" not in backends(), reason="torchcodec cannot be imported")
+def test_a_frame_that_torchcodec_numbers_otherwise_is_not_taken(tmp_path, monkeypatch):
+    with av.open(io.BytesIO(clip_bytes())) as source, av.open(str(tmp_path / "clip.avi"), "w") as out:
+        stream = out.add_stream("mpeg4", rate=8, options={"bf": "2"})
+        stream.width = stream.height = 64
+        for frame in (*source.decode(video=0), None):
+            out.mux(stream.encode(frame))
+    asked = []
+    sequential = frames_module._sequential
+    monkeypatch.setattr(frames_module, "_sequential", lambda request: asked.append(1) or sequential(request))
+    clip = decode(tmp_path / "clip.avi", 16, backend="torchcodec")
+    assert asked and torch.equal(clip.frames, decode(tmp_path / "clip.avi", 16).frames)
 
 
 def test_probe_measures_without_decoding():
@@ -196,14 +236,14 @@ def test_a_window_or_an_order_that_does_not_fit_is_a_bad_sample():
 
 
 def sequential(path, wanted):
-    """Oracle for long clips: the wanted frames of a plain sequential decode, and how many frames there are."""
-    scaler, found = VideoReformatter(), {}
+    """Oracle for long clips: the wanted frames of a plain sequential decode, how many there are, and the codec."""
+    found = {}
     with av.open(str(path)) as container:
-        for number, frame in enumerate(container.decode(container.streams.best("video"))):
+        stream = container.streams.best("video")
+        for number, frame in enumerate(container.decode(stream)):
             if number in wanted:
-                found[number] = scaler.reformat(frame, format="rgb24", interpolation="AREA").to_ndarray()
-    pictures = np.stack([found[place] for place in wanted])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2), number + 1
+                found[number] = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+        return found, number + 1, stream.codec_context.name
 
 
 @pytest.mark.real
@@ -211,16 +251,18 @@ def sequential(path, wanted):
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real clips beside the checkout")
 def test_real_clips_decode_exactly():
     paths = [path for path in sorted(REAL.iterdir()) if path.suffix[1:] in VIDEO_EXTENSIONS]
-    assert {"avi", "mkv", "mp4"} == {path.suffix[1:] for path in paths}
+    kinds = set()
     for path in paths:
         info = probe(path)
-        for rule in (Uniform(16), Fps(1.0)):
-            wanted = rule.positions(info.num_frames, info.fps)
-            expected, count = sequential(path, wanted)
-            clip = decode(path, rule)
-            assert info.num_frames == count, path.name
-            assert torch.equal(clip.frames, expected), (path.name, rule)
+        wanted = {rule: rule.positions(info.num_frames, info.fps) for rule in (Uniform(16), Fps(1.0))}
+        expected, count, codec = sequential(path, set(itertools.chain(*wanted.values())))
+        assert info.num_frames == count, path.name
+        for backend, (rule, frames) in itertools.product(backends(), wanted.items()):
+            shown = decode(path, rule, backend=backend).frames
+            assert torch.equal(shown, torch.stack([expected[frame] for frame in frames])), (path.name, rule, backend)
         check_ends(path)
+        kinds |= {path.suffix[1:], codec, "short" if count < 16 else "long"}
+    assert kinds == {"avi", "mkv", "mp4", "h264", "hevc", "libdav1d", "short", "long"}
 
 
 @pytest.mark.real
