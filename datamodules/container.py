@@ -128,14 +128,24 @@ def open_media(source: bytes | Path, want: Literal["frames", "packets", "header"
     try:
         with (
             io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
-            av.open(
-                file, metadata_errors="ignore", buffer_size=BUFFER_BYTES, stream_options=streams, options=options
-            ) as container,
+            _opened(file, streams, options) as container,
         ):
             yield container
     except (av.FFmpegError, OSError) as error:
         # the temporary names inside FFmpeg's messages would make equal failures look different
         raise BadSample(f"the video does not decode: {type(error).__name__}") from error
+
+
+def _opened(file: Any, streams: Any, options: dict[str, str]) -> Any:
+    common: dict[str, Any] = {"metadata_errors": "ignore", "buffer_size": BUFFER_BYTES, "options": options}
+    try:
+        return av.open(file, stream_options=streams, **common)
+    except av.FFmpegError:
+        raise
+    except ValueError:
+        # mpg, flv and empty mp4 files name their streams only as packets come, and PyAV can give those no options
+        file.seek(0)
+        return av.open(file, **common)
 
 
 def video_stream(container: Any, limits: Limits) -> Any:

@@ -8,6 +8,7 @@ it, so the frames are equal (interlaced and 10-bit video apart, which the two FF
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -182,10 +183,9 @@ def _torchcodec(request: Request, container: Any, stream: Any) -> Any:
 def _torchcodec_decoder() -> Any:
     try:
         # a wheel of another torch, or without FFmpeg's libraries, fails with RuntimeError or OSError
-        from torchcodec.decoders import VideoDecoder
+        return import_module("torchcodec.decoders").VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:
         raise ValueError(
             "backend 'torchcodec' cannot be imported; install the torchcodec that fits this torch, and FFmpeg's "
             "libraries, or take backend 'pyav'"
         ) from error
-    return VideoDecoder

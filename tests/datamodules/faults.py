@@ -117,6 +117,7 @@ MEMBERS = {
         lambda clip: {"json": JSON, "mp4": no_frames("mp4", movflags="empty_moov")},
         "the video has no frames",
     ),
+    "no frames, no streams": (lambda clip: {"mp4": no_frames("mp4")}, "the file has no video stream"),
     "no frames, mkv": (lambda clip: {"mkv": no_frames("matroska")}, "the video does not decode"),
     "huge pictures": (
         lambda clip: {"mkv": clip_bytes(num_frames=1, side=8208, height=16, container="matroska")},

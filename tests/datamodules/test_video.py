@@ -184,6 +184,14 @@ def test_probe_measures_without_decoding():
     assert info.has_audio and not probe(clip_bytes(num_frames=2)).has_audio
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mpeg", "mpeg2video"), ("flv", "libx264")])
+def test_files_whose_streams_come_with_their_packets_are_measured_too(container, codec):
+    source = clip_bytes(fps=25, container=container, codec=codec)
+    info = probe(source)
+    assert (info.num_frames, info.height, info.width) == (64, 64, 64)
+    assert torch.equal(decode(source, 8).frames, every_frame(source, 64, 64)[1][::9])
+
+
 def audio_only(path):
     with av.open(str(path), "w") as out:
         stream = out.add_stream("aac", rate=16000)
