@@ -28,6 +28,7 @@ bench: .venv/installed
 
 soak: .venv/installed
 	.venv/bin/python benchmarks/soak.py
+	.venv/bin/python benchmarks/soak_rounds.py
 
 base: .venv/installed
 	$(RUN) run experiments/base_model.yaml

@@ -40,7 +40,8 @@ def ours(net: Any, batch: dict[str, Any], new_tokens: int) -> list[str]:
     family = get_family("qwen2_5_vl")
     inputs = video_inputs(family, batch, family.encode(net, batch["media"]))
     decoding = Decoding(new_tokens, 1.0)
-    return [text for text, _ in generate(net, family, inputs, NEVER_ENDS, decoding, [("benchmark",)], CANDIDATES)]
+    answers = generate(net, family, inputs, NEVER_ENDS, decoding, [("benchmark",)], CANDIDATES)
+    return [NEVER_ENDS.decode(answer) for answer in answers]
 
 
 def theirs(net: Any, batch: dict[str, Any], new_tokens: int) -> list[str]:

@@ -5,6 +5,7 @@ if __name__ != "lit_vpo.callbacks":
         f"import this package as lit_vpo.callbacks, not as {__name__!r}: the folder is linked into lit_vpo"
     )
 
+from .base_kl import BaseKL
 from .caption_scores import CaptionScores
 from .faults import DataFaults
 from .generations import GenerationWriter
@@ -17,6 +18,7 @@ from .rounds import LoRAMergeReinit, ReferenceRefresh, RoundCallback
 from .step import StepCallback
 
 __all__ = [
+    "BaseKL",
     "CaptionScores",
     "DataFaults",
     "GenerationWriter",

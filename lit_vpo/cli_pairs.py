@@ -52,6 +52,11 @@ def add_pairs(commands: Any) -> None:
         "--validation", type=int, default=0, metavar="N", help="hold out the pairs of the last N videos"
     )
     select.set_defaults(command=_select)
+    best = pairs.add_parser("best", help="the best of several answers to each prompt, by a caption scorer (best-of-k)")
+    best.add_argument("generations", nargs="+", help="of predict, the answers of all files together")
+    best.add_argument("--out", required=True)
+    best.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
+    best.set_defaults(command=_best)
     captions = pairs.add_parser("captions", help="what a policy said, as records to learn from (rebirth tuning)")
     captions.add_argument("generations", help="of predict")
     captions.add_argument("--out", required=True)
@@ -86,6 +91,13 @@ def _select(args: argparse.Namespace) -> int | None:
     from lit_vpo.pair_commands import write_selected
 
     write_selected(args.generations, args.out, args.scorer, args.margin, args.validation)
+    return None
+
+
+def _best(args: argparse.Namespace) -> int | None:
+    from lit_vpo.pair_commands import write_best
+
+    write_best(args.generations, args.out, args.scorer)
     return None
 
 

@@ -1,4 +1,4 @@
-"""`run`, `compare`, `score` and `curves` on the command line: recipes, and what came out of them."""
+"""`run`, `compare`, `score`, `curves` and `rounds` on the command line: recipes, and what came out of them."""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,7 @@ def add_run(commands: Any) -> None:
 
 
 def add_results(commands: Any) -> None:
-    """Adds `compare`, `score` and `curves`."""
+    """Adds `compare`, `score`, `curves` and `rounds`."""
     compare = commands.add_parser("compare", help="a table before/after with paired 95 %% intervals")
     compare.add_argument("before", help="generations, JSONL")
     compare.add_argument("after", nargs="+", help="generations for the same prompts; several are runs with other seeds")
@@ -41,6 +41,11 @@ def add_results(commands: Any) -> None:
     curves.add_argument("run_dir")
     curves.add_argument("--out", help="default: RUN_DIR/curves.png")
     curves.set_defaults(command=_curves)
+    rounds = commands.add_parser("rounds", help="PNG of event errors by round, and against KL from the base")
+    rounds.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="of a fit in rounds with CaptionScores, BaseKL")
+    rounds.add_argument("--base", metavar="DIR", help="of a validate of the base: the point before the first round")
+    rounds.add_argument("--out", help="default: rounds.png in the first RUN_DIR")
+    rounds.set_defaults(command=_rounds)
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -104,4 +109,11 @@ def _curves(args: argparse.Namespace) -> int | None:
     from lit_vpo.curves import plot
 
     plot(args.run_dir, args.out)
+    return None
+
+
+def _rounds(args: argparse.Namespace) -> int | None:
+    from lit_vpo.round_curves import plot_rounds
+
+    plot_rounds(args.run_dirs, args.out, args.base)
     return None

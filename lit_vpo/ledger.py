@@ -7,6 +7,8 @@ into the merged weights, as `merge_and_unload` does, would round k times. A chec
 base; loading replays it. (S3 of video-SALMONN 2, arXiv 2410.06682, with s = alpha / r.)
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +72,25 @@ class Ledger:
             difference += float(error.double().square().sum())
             update += float((exact - pristine).double().square().sum())
         return MergeError(largest, (difference / update) ** 0.5 if update else 0.0)
+
+    @contextmanager
+    def undone(self, net: nn.Module) -> Iterator[None]:
+        """A network holds W_0 inside this context and W_k after it, bit for bit: the same sum is taken again.
+
+        Args:
+            net: As in `apply`.
+        """
+        entries = self.entries
+        if not entries:  # W_k is W_0
+            yield
+            return
+        try:
+            self.entries = []
+            self.apply(net)
+            yield
+        finally:
+            self.entries = entries
+            self.apply(net)
 
     def names(self) -> list[str]:
         """Layers that were merged into, or will be."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -19,6 +20,7 @@ import lit_vpo.callbacks
 import lit_vpo.datamodules
 import lit_vpo.losses
 import lit_vpo.modules
+from lit_vpo.checkpoint_io import AtomicCheckpointIO
 from lit_vpo.modules.start import arguments_of
 
 Tracking = Literal["csv", "wandb", "wandb_offline"]
@@ -105,6 +107,8 @@ class VPOCLI(LightningCLI):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(run_dir / "checkpoints")
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a plugin of the user's own stays
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
 

@@ -17,7 +17,7 @@ from lit_vpo.preferences.corruption import corrupted
 from lit_vpo.preferences.judges import ExactJudge
 from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
 from lit_vpo.preferences.perturbations import perturbed_prompts
-from lit_vpo.preferences.selection import select_pairs
+from lit_vpo.preferences.selection import best_answers, select_pairs
 
 
 def write_prompts(
@@ -162,6 +162,23 @@ def write_selected(generations: str, out: str, scorer: str, margin: float, num_v
         raise ValueError(f"{generations} has one answer per prompt; predict with --model.init_args.num_candidates 2")
     pairs, dropped = select_pairs(rows, ExactJudge(load_scorer(scorer)), margin)
     _save(pairs, dropped, Path(out), num_validation)
+
+
+def write_best(generations: Sequence[str], out: str, scorer: str) -> None:
+    """Writes the best answer to each prompt, for `compare`: best-of-k, which needs the truth at test time.
+
+    Args:
+        generations: JSONL that `predict` wrote for the same prompts, with several candidates or one each.
+        out: The best rows, under the prompts' ids.
+        scorer: Dotted path of a caption scorer.
+
+    Raises:
+        ValueError: As `lit_vpo.preferences.selection.best_answers`.
+    """
+    rows = [json.loads(line) for path in generations for line in read_lines(Path(path)) if line.strip()]
+    best = best_answers(rows, ExactJudge(load_scorer(scorer)))
+    write_lines(Path(out), (json.dumps(row, ensure_ascii=False) for row in best))
+    Console().print(f"the best of {len(rows)} answers to {len(best)} prompts: {out}")
 
 
 def write_captions(generations: str, out: str) -> None:

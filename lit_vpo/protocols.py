@@ -1,8 +1,11 @@
 """What callbacks may rely on, so that they need not know the modules."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
+from lit_vpo.batch import PromptBatch
 from lit_vpo.metrics.captions import CaptionCounts
 
 
@@ -59,6 +62,21 @@ class HasRounds(HasReference, Protocol):
 
 
 @runtime_checkable
+class HasBase(Protocol):
+    """A module that can compare its policy with what it was before training."""
+
+    def check_base(self) -> None:
+        """Refuse to compare where the base's weights are lost.
+
+        Raises:
+            ValueError: They are.
+        """
+
+    def base_logratios(self, batches: Sequence[PromptBatch]) -> Tensor:
+        """log policy(y|x) - log base(y|x) of an answer y that the policy draws to each of N prompts x: (N,)."""
+
+
+@runtime_checkable
 class HasCandidates(Protocol):
     """A data module that trains on the pairs of a round, and knows prompts for the next one's."""
 
@@ -82,4 +100,13 @@ class HasCandidates(Protocol):
 CaptionScorer = Callable[[str, dict[str, Any]], CaptionCounts]
 """Counts the errors of a caption (first argument) against what a record says about its video."""
 
-__all__ = ["CaptionScorer", "HasAdapter", "HasCandidates", "HasNetwork", "HasReference", "HasRounds", "SharesPrefix"]
+__all__ = [
+    "CaptionScorer",
+    "HasAdapter",
+    "HasBase",
+    "HasCandidates",
+    "HasNetwork",
+    "HasReference",
+    "HasRounds",
+    "SharesPrefix",
+]

@@ -4,6 +4,7 @@ import pathlib
 import pytest
 
 from lit_vpo.cli import main
+from lit_vpo.compare import compare
 
 EVENT = {"text": "The red square moves left.", "start_s": 0.0, "end_s": 1.0, "modality": "visual"}
 TEXTS = {None: "The red square moves left.", "reverse": "The red square moves up.", "drop": "Nothing."}
@@ -102,6 +103,18 @@ def test_select_needs_candidates_and_a_pair(tmp_path, generations):
     same = candidates(tmp_path / "same.jsonl", EVENT["text"], EVENT["text"])
     with pytest.raises(ValueError, match=r"no pair left of 3; look at the reasons: \['margin'\]"):
         main(["pairs", "select", str(same), "--out", str(tmp_path / "o.jsonl"), *SCORER])
+
+
+def test_the_best_of_several_files_is_what_compare_reads(tmp_path):
+    common = {"prompt": "?", "response": "Nothing.", "finished": True, "events": [EVENT]}
+    greedy = tmp_path / "greedy.jsonl"
+    greedy.write_text("".join(json.dumps({"key": key, "id": key, **common}) + "\n" for key in "abc"))
+    sampled = candidates(tmp_path / "g.jsonl", "The red square moves up.", EVENT["text"])
+    out = tmp_path / "best.jsonl"
+    main(["pairs", "best", str(greedy), str(sampled), "--out", str(out), *SCORER])
+    assert [json.loads(line)["response"] for line in out.read_text().splitlines()] == [EVENT["text"]] * 3
+    lines = {line.name: line for line in compare(str(greedy), [str(out)], SCORER[1]).lines}
+    assert (lines["total event error"].before.estimate, lines["total event error"].after.estimate) == (1, 0)
 
 
 def test_captions_become_an_overlay_to_learn_from(tmp_path, generations):

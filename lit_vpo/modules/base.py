@@ -8,7 +8,7 @@ from typing_extensions import override
 from lit_vpo.batch import Batch, PromptBatch, QuestionBatch
 from lit_vpo.metrics import OptionAccuracy
 from lit_vpo.models import weights_hash
-from lit_vpo.modules.generation import Decoding, generate
+from lit_vpo.modules.generation import Decoding, decoded, generate
 from lit_vpo.modules.policy import IGNORED, PolicyModule
 from lit_vpo.modules.scoring import video_inputs
 
@@ -76,8 +76,22 @@ class VideoLMModule(PolicyModule):
         decoding = decoding or self.decoding
         if num_candidates > 1 and decoding.temperature is None:
             raise ValueError("without a temperature all candidates are the likeliest answer; set temperature: 1.0")
+        answers = self.answer_tokens(batch, decoding, self.purpose, num_candidates)
+        return [decoded(self.processor.tokenizer, answer) for answer in answers]
+
+    def answer_tokens(
+        self, batch: PromptBatch, decoding: Decoding, purpose: str, num_candidates: int = 1
+    ) -> list[list[int]]:
+        """The tokens of answers, see `lit_vpo.modules.generation.generate`.
+
+        Args:
+            batch: Prompts.
+            decoding: How answers are drawn.
+            purpose: Of the draws, a part of their address.
+            num_candidates: Answers to each prompt.
+        """
         inputs = video_inputs(self.family, batch, self.encode(batch))
-        addresses = [(self.seed, self.purpose, record["id"]) for record in batch["records"]]
+        addresses = [(self.seed, purpose, record["id"]) for record in batch["records"]]
         was_training = self.net.training
         self.net.eval()
         try:

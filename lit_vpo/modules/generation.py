@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from lit_vpo.batch import IGNORE, PromptBatch
 from lit_vpo.models import Family
 from lit_vpo.randomness import generator
 
@@ -17,11 +19,13 @@ class Decoding(NamedTuple):
         max_new_tokens: Longest answer.
         temperature: None takes the likeliest token.
         top_p: Sample among the likeliest tokens that together have this probability.
+        never: Tokens that are not drawn, whatever their probability.
     """
 
     max_new_tokens: int
     temperature: float | None = None
     top_p: float = 1.0
+    never: tuple[int, ...] = ()
 
 
 PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
@@ -74,21 +78,20 @@ def generate(
     decoding: Decoding,
     addresses: Sequence[tuple[object, ...]],
     num_candidates: int = 1,
-) -> list[tuple[str, bool]]:
+) -> list[list[int]]:
     """Continue left-padded prompts; a prompt is computed once for all its candidates.
 
     Args:
         net: The network without adapter wrapper, in eval mode.
         family: Its family.
         inputs: Tokens and pre-encoded videos, as its forward takes them.
-        tokenizer: Decodes the answer; its eos token ends one.
+        tokenizer: Its eos token ends an answer.
         decoding: How they are drawn.
         addresses: One per prompt, of its first candidate's randomness; the others append their number.
         num_candidates: Answers to each prompt.
 
     Returns:
-        Per candidate, those of a prompt together, the answer's text without special tokens, and whether it ended by
-        itself.
+        Per candidate, those of a prompt together, the answer's tokens, the last one eos if it ended by itself.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -98,7 +101,8 @@ def generate(
         num_beams=1,
         repetition_penalty=1.0,  # explicit: unset values would come from the checkpoint's generation_config
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        pad_token_id=pad_token(tokenizer),
+        suppress_tokens=list(decoding.never) or None,
     )
     processors = LogitsProcessorList()
     if decoding.temperature is not None:
@@ -106,8 +110,9 @@ def generate(
         processors.append(AddressedSampling(each, decoding.temperature, decoding.top_p))
     rows = prefilled(net, family, inputs, num_candidates, decoding.max_new_tokens)
     ids = net.generate(**rows, generation_config=settings, logits_processor=processors)
-    answers = ids[:, inputs["input_ids"].shape[1] :].tolist()
-    return [_text(tokenizer, answer) for answer in answers]
+    answers: list[list[int]] = ids[:, inputs["input_ids"].shape[1] :].tolist()
+    eos = tokenizer.eos_token_id
+    return [answer[: answer.index(eos) + 1] if eos in answer else answer for answer in answers]
 
 
 def prefilled(
@@ -136,7 +141,36 @@ def prefilled(
     return rows | {"position_ids": positions.repeat_interleave(num_candidates, -2), "past_key_values": cache}
 
 
-def _text(tokenizer: Any, ids: list[int]) -> tuple[str, bool]:
-    finished = tokenizer.eos_token_id in ids
-    kept = ids[: ids.index(tokenizer.eos_token_id)] if finished else ids
-    return tokenizer.decode(kept, skip_special_tokens=True), finished
+def pad_token(tokenizer: Any) -> int:
+    """What fills rows up: the tokenizer's pad token, or eos where it has none."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def decoded(tokenizer: Any, answer: list[int]) -> tuple[str, bool]:
+    """An answer's text without special tokens, and whether it ended by itself."""
+    finished = answer[-1:] == [tokenizer.eos_token_id]
+    return tokenizer.decode(answer[:-1] if finished else answer, skip_special_tokens=True), finished
+
+
+def with_answers(batch: PromptBatch, answers: Sequence[list[int]], pad: int) -> dict[str, Any]:
+    """Prompts and an answer to each as rows to score, token by token what was drawn (text might split otherwise).
+
+    Args:
+        batch: R prompts on the CPU.
+        answers: Tokens of R answers.
+        pad: The token that fills rows up.
+
+    Returns:
+        The batch with right-padded rows and labels.
+    """
+    given = batch["attention_mask"].bool()
+    new = [torch.tensor(answer) for answer in answers]
+    fill = {"input_ids": pad, "attention_mask": 0, "labels": IGNORE, "mm_token_type_ids": 0}
+    ends = {"input_ids": new, "attention_mask": [torch.ones_like(each) for each in new], "labels": new}
+    starts = dict[str, Any](batch) | {"labels": torch.full_like(batch["input_ids"], IGNORE)}
+    rows = {}
+    for name in fill.keys() & starts.keys():
+        tails = ends.get(name, [torch.zeros_like(each) for each in new])
+        joined = [torch.cat([row[kept], tail]) for row, kept, tail in zip(starts[name], given, tails, strict=True)]
+        rows[name] = pad_sequence(joined, batch_first=True, padding_value=fill[name])
+    return starts | rows

@@ -1,10 +1,13 @@
 """Rounds: what lies between two changes of the reference. The module knows how a round ends, callbacks ask what for."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 from typing_extensions import override
 
 from lit_vpo.batch import PromptBatch
@@ -12,12 +15,13 @@ from lit_vpo.ledger import Ledger, new_ledger
 from lit_vpo.lora import ADAPTER, lora_layers, reset_adapter
 from lit_vpo.models import weights_hash
 from lit_vpo.models.loading import weights_folder
-from lit_vpo.modules.generation import Decoding
+from lit_vpo.models.registry import video_token
+from lit_vpo.modules.generation import Decoding, pad_token, with_answers
 from lit_vpo.modules.guards import check_ranks_agree
 from lit_vpo.modules.policy import IGNORED
 from lit_vpo.modules.referenced import ReferencedModule
 from lit_vpo.optim import param_groups, scheduled
-from lit_vpo.reference import AdapterOff, SecondAdapter
+from lit_vpo.reference import AdapterOff, SecondAdapter, adapter_off
 
 
 @dataclass
@@ -158,6 +162,51 @@ class RoundsModule(ReferencedModule):
         """Names the policy of this moment in what it writes, without reading its weights."""
         step = self.trainer.global_step
         return {"name": self.model, "base": self.base_hash, "reference": self.reference_hash(), "step": step}
+
+    def check_base(self) -> None:
+        """Refuse to compare with the base where it is lost.
+
+        Raises:
+            ValueError: If more than an adapter is trained.
+        """
+        if self.tuning != "lora":
+            raise ValueError(f"the base's weights are kept with tuning: lora alone, got {self.tuning!r}")
+
+    @contextmanager
+    def at_base(self) -> Iterator[None]:
+        """The network is the base inside this context, without gradients; the policy again, bit for bit, after it."""
+        with adapter_off(self.net), self.ledger.undone(self.net) if self.ledger else nullcontext():
+            yield
+
+    @torch.no_grad()
+    def base_logratios(self, batches: Sequence[PromptBatch]) -> Tensor:
+        """log policy(y|x) - log base(y|x) of an answer y which the policy draws to each prompt x.
+
+        Answers are samples of the whole distribution (temperature 1, no top-p) but for the placeholder of videos, cut
+        at `max_new_tokens`.
+
+        Args:
+            batches: Of N prompts, on the CPU.
+
+        Returns:
+            (N,) on the CPU.
+        """
+        drawn = [self._drawn(batch) for batch in batches]
+        policy = [self._answer_logps(rows) for rows in drawn]
+        with self.at_base():
+            base = [self._answer_logps(rows) for rows in drawn]
+        return torch.cat(policy) - torch.cat(base)
+
+    def _drawn(self, batch: PromptBatch) -> dict[str, Any]:
+        placeholder = video_token(self.base.config)  # the rows that score an answer would look for a video there
+        decoding = Decoding(self.decoding.max_new_tokens, temperature=1.0, never=(placeholder,))
+        # the same address in every round: what moves between them is the policy, not the luck of the draw
+        answers = self.answer_tokens(self.transfer_batch_to_device(batch, self.device, 0), decoding, "base_kl")
+        return with_answers(batch, answers, pad_token(self.processor.tokenizer))
+
+    def _answer_logps(self, rows: dict[str, Any]) -> Tensor:
+        rows = self.transfer_batch_to_device(rows, self.device, 0)
+        return self.logps(rows, self.encode(rows)).sums.cpu()
 
     def _merge(self, weight: float) -> None:
         assert self.ledger is not None

@@ -22,10 +22,16 @@ class Judged(NamedTuple):
     counts: CaptionCounts | None
 
     @property
+    def num_errors(self) -> int:
+        """M + I + H."""
+        assert self.counts is not None
+        return self.counts.missed + self.counts.incorrect + self.counts.hallucinated
+
+    @property
     def error(self) -> float:
         """(M + I + H) / N."""
         assert self.counts is not None
-        return (self.counts.missed + self.counts.incorrect + self.counts.hallucinated) / self.counts.num_events
+        return self.num_errors / self.counts.num_events
 
     @property
     def repetition(self) -> float:
@@ -55,20 +61,50 @@ def select_pairs(
     """
     if not margin >= 0:
         raise ValueError(f"margin must be >= 0 errors per event, got {margin}")
-    requests = [Request(row["response"], row["finished"], row) for row in candidates]
-    replies = judge.score(requests)
-    groups: dict[str, list[Judged]] = defaultdict(list)
-    for row, reply in zip(candidates, replies, strict=True):
-        groups[row["prompt_id"]].append(Judged(row, reply.counts))
     pairs: list[Row] = []
     dropped: list[Row] = []
-    for prompt_id, group in groups.items():
+    for prompt_id, group in _judged(candidates, judge).items():
         reason = _objection(group, margin)
         if reason is None:
             pairs.append(_pair(prompt_id, group, judge, round_index))
         else:
             dropped.append({"prompt_id": prompt_id, "key": group[0].row["key"], "reason": reason})
     return pairs, dropped
+
+
+def best_answers(candidates: Sequence[Row], judge: Judge) -> list[Row]:
+    """The answer with the fewest errors to each prompt: what sampling and a judge gain over one answer, untrained.
+
+    It is an upper bound of the kind that needs the judge, hence the truth, at test time.
+
+    Args:
+        candidates: As for `select_pairs`; a row without `prompt_id` is one answer to the prompt of its `id`.
+        judge: Counts their errors.
+
+    Returns:
+        A row of each prompt, under the prompt's own id, with `best_of` (how many it was chosen from). Of answers with
+        equally many errors the one that repeats itself least is taken, of equals the first.
+
+    Raises:
+        ValueError: If a prompt has one candidate alone, or a verdict could not be read.
+    """
+    best: list[Row] = []
+    for prompt_id, group in _judged(candidates, judge).items():
+        if len(group) < 2 or any(each.counts is None for each in group):
+            raise ValueError(f"prompt {prompt_id} needs two candidates or more, all of them judged; got {len(group)}")
+        row = min(group, key=lambda each: (each.num_errors, each.repetition)).row
+        kept = {name: value for name, value in row.items() if name not in ("prompt_id", "candidate")}
+        best.append(kept | {"id": prompt_id, "best_of": len(group)})
+    return best
+
+
+def _judged(candidates: Sequence[Row], judge: Judge) -> dict[str, list[Judged]]:
+    """The candidates of each prompt."""
+    replies = judge.score([Request(row["response"], row["finished"], row) for row in candidates])
+    groups: dict[str, list[Judged]] = defaultdict(list)
+    for row, reply in zip(candidates, replies, strict=True):
+        groups[row["prompt_id"] if "prompt_id" in row else row["id"]].append(Judged(row, reply.counts))
+    return groups
 
 
 def _objection(group: list[Judged], margin: float) -> str | None:

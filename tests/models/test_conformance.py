@@ -10,7 +10,7 @@ from lit_vpo.models import feature_cache, load_model, shared_prefix, tiny_names
 from lit_vpo.models.registry import families, video_token
 from lit_vpo.models.shared_prefix import Segment
 from lit_vpo.modules import DPOModule, SFTModule, TowerModule, scoring
-from lit_vpo.modules.generation import Decoding, generate
+from lit_vpo.modules.generation import Decoding, decoded, generate
 from lit_vpo.modules.scoring import video_inputs
 
 NAMES = tiny_names()
@@ -303,7 +303,9 @@ def test_candidates_are_separate_samples_and_cost_one_prompt(module, make_batch,
     inputs = video_inputs(module.family, batch, module.encode(batch))
     settings = (module.base.eval(), module.family, inputs, module.processor.tokenizer, Decoding(8, 1.0))
     separate = [module.generate(batch)]  # candidate 0 is what one candidate is
-    separate += [generate(*settings, [(*address, number) for address in addresses]) for number in (1, 2)]
+    for number in (1, 2):
+        answers = generate(*settings, [(*address, number) for address in addresses])
+        separate.append([decoded(module.processor.tokenizer, answer) for answer in answers])
     counted = Counted(module)
     together = module.generate(batch, num_candidates=3)
     counted.stop()

@@ -4,7 +4,7 @@ import pytest
 
 from lit_vpo.metrics.captions import CaptionCounts
 from lit_vpo.preferences.judges import ExactJudge, Reply
-from lit_vpo.preferences.selection import select_pairs
+from lit_vpo.preferences.selection import best_answers, select_pairs
 
 
 def counts(text, record):
@@ -69,3 +69,30 @@ def test_the_margin_is_in_errors_per_event():
     assert [pair["id"] for pair in pairs] == ["q/round-0"] and [row["prompt_id"] for row in dropped] == ["p"]
     with pytest.raises(ValueError, match="margin must be >= 0"):
         select_pairs(rows, JUDGE, margin=-1)
+
+
+def test_the_best_answer_to_each_prompt_stands_under_the_prompts_id():
+    sampled = candidates("2 0 0 0", "0 0 1 1") + candidates("3 0 0 0", "0 1 0 0", prompt_id="q")
+    common = {"key": "k", "prompt": "Describe.", "finished": True}
+    greedy = [common | {"id": "p", "response": "0 0 1 0"}, common | {"id": "q", "response": "9 0 0 0"}]
+    assert [(row["id"], row["response"], row["best_of"]) for row in best_answers(sampled, JUDGE)] == [
+        ("p", "0 0 1 1", 2),
+        ("q", "0 1 0 0", 2),
+    ]
+    assert [(row["response"], row["best_of"]) for row in best_answers(greedy + sampled, JUDGE)] == [
+        ("0 0 1 0", 3),
+        ("0 1 0 0", 3),
+    ]
+    assert not {"prompt_id", "candidate"} & set(best_answers(sampled, JUDGE)[0])
+
+
+def test_of_equally_many_errors_the_less_repetitive_and_then_the_first_is_best():
+    rows = candidates("1 0 0 2", "0 1 0 0 first", "0 0 1 0 second")
+    assert [row["response"] for row in best_answers(rows, JUDGE)] == ["0 1 0 0 first"]
+    nothing_happens = candidates("0 0 2 0", "0 0 1 0", num=0)  # no errors per event, but errors
+    assert [row["response"] for row in best_answers(nothing_happens, JUDGE)] == ["0 0 1 0"]
+
+
+def test_best_of_one_is_no_choice():
+    with pytest.raises(ValueError, match="prompt p needs two candidates or more, all of them judged; got 1"):
+        best_answers(candidates("1 0 0 0"), JUDGE)
