@@ -184,11 +184,8 @@ class VideoShardDataModule(LightningDataModule):
 
         """
         check_sources({name: self.sources[name] for name in STAGES[stage]}, stage)
-        if getattr(self.trainer, "reload_dataloaders_every_n_epochs", 0):
-            raise ValueError(
-                "trainer.reload_dataloaders_every_n_epochs would begin every epoch with the order of the first; leave "
-                "it out, the loader draws a new order for each epoch by itself"
-            )
+        if stage == "fit" and self.trainer is not None:
+            TrainingLoop(self.trainer).check_settings()
         self._load_processor()
 
     def train_dataloader(self) -> ShardLoader:

@@ -184,12 +184,17 @@ def frame_index(packets: Iterable[Any], stream: Any) -> FrameIndex:
     if not shown:
         raise BadSample("the video has no frames")
     times = [time for time, _ in shown if time is not None]
-    if len(set(times)) < len(shown):
+    if len(set(times)) < len(shown) or _in_decoding_order(times, stream):
         # no usable times (raw streams, B-frames in avi): number the frames, and let the caller decode them in order
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         return FrameIndex(list(range(len(shown))), [], 1 / rate, exact=False)
     keyframes = sorted(time for time, is_keyframe in shown if time is not None and is_keyframe)
     return FrameIndex(sorted(times), keyframes, stream.time_base, exact=True)
+
+
+def _in_decoding_order(times: list[int], stream: Any) -> bool:
+    """Whether the times are those of decoding: an avi has no others, and FFmpeg's H.264 parser calls them pts."""
+    return stream.container.format.name == "avi" and stream.codec_context.has_b_frames > 0 and times == sorted(times)
 
 
 def packet_time(packet: Any) -> int | None:

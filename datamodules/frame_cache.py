@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ class FrameCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's: the next one to look decodes it too
+                path.unlink(missing_ok=True)
             return None
         return Clip(torch.from_numpy(frames), times.tolist(), fps)
 
@@ -91,6 +93,7 @@ class FrameCache:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 np.savez(file, frames=clip.frames.numpy(), timestamps_s=np.array(clip.timestamps_s), fps=clip.fps)
+            os.chmod(temporary, 0o644)  # mkstemp's are for one user alone
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

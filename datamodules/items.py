@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 from typing import Any, Literal, NamedTuple, cast
 
 from torch.utils.data import Dataset
@@ -105,7 +106,7 @@ class BatchItems(Dataset[Item]):
         ahead, batch = divmod(position, self.plan.num_batches)
         spares = self.plan.spares(self.epoch + ahead, batch)
         for example in self._examples(spares, bad, usable, clips):
-            return Item(self._batch([example], position), bad, usable, example[0]["id"])
+            return Item(self._spare(example, position), bad, usable, example[0]["id"])
         reasons = "; ".join(sorted({sample.reason for sample in bad})[:3])
         raise ValueError(f"no sample of a batch nor any spare of it can be used: {reasons}")
 
@@ -129,6 +130,19 @@ class BatchItems(Dataset[Item]):
             counts = self.collator.texts.counts(list(self._planned(rows)))
             self._step, self._totals = step, _totals(counts, steps.batches)
         return self._totals
+
+    def _spare(self, example: _Example, position: int) -> Batch:
+        """A batch of a spare: it takes the share of the samples it stands for, whatever its own text and weight."""
+        batch: Any = self._batch([example], position)
+        counts = self.collator.texts.counts
+        lost = _totals(counts(list(self._planned(self._rows(position)))), 1)
+        own = _totals(counts([example[0]]), 1)
+        window = batch.get("window", {})
+        shared = {
+            role: Count(*(_scaled(*numbers) for numbers in zip(window[role], own[role], lost[role], strict=True)))
+            for role in window.keys() & own.keys() & lost.keys()
+        }
+        return cast(Batch, batch | {"window": window | shared} if shared else batch)
 
     def _planned(self, rows: list[int]) -> Iterator[dict[str, Any]]:
         for row in rows:
@@ -176,3 +190,8 @@ def _totals(counts: Iterable[dict[str, Count]], num_batches: int) -> dict[str, C
         before = totals.get(role, Count(0.0, 0.0))
         totals[role] = Count(before.sample + samples, before.token + tokens)
     return {role: Count(total.sample / num_batches, total.token / num_batches) for role, total in totals.items()}
+
+
+def _scaled(held: float, own: float, lost: float) -> float:
+    """What a sum over the spare is divided by, so that its mean weighs as much as the lost samples' would have."""
+    return held * own / lost if lost else inf

@@ -40,20 +40,24 @@ def known_lengths(
 
     """
     if folder is None:
-        return row_lengths(reader, collator, clip_reader)
+        return row_lengths(reader, collator, clip_reader)[0]
     texts, processor = collator.texts, collator.processor
     model = [type(processor).__name__, processor.to_json_string(), texts.tokenizer.backend_tokenizer.to_str()]
     rows = [texts.kind, texts.with_ground_truth, texts.num_negatives, repr(clip_reader.sampling), clip_reader.size]
     store = TensorStore(Path(folder) / "lengths", f"{_digest(model)[:16]}-{texts.kind}")
     key = _digest([reader.manifest_hash, reader.overlay_hash, *rows])
-    if (kept := store.get(key)) is None:
-        lengths = row_lengths(reader, collator, clip_reader)
-        kept = {"visual": torch.from_numpy(lengths.visual), "text": torch.from_numpy(lengths.text)}
-        store.put(key, kept)
-    return Lengths(kept["visual"].numpy(), kept["text"].numpy())
+    if (kept := store.get(key)) is not None:
+        return Lengths(kept["visual"].numpy(), kept["text"].numpy())
+    lengths, all_read = row_lengths(reader, collator, clip_reader)
+    if all_read:  # what could not be read now may be there at the next start
+        try:
+            store.put(key, {"visual": torch.from_numpy(lengths.visual), "text": torch.from_numpy(lengths.text)})
+        except OSError as error:
+            log.warning("plan: the rows' lengths are not kept in %s (%s)", store.folder, error.strerror)
+    return lengths
 
 
-def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReader) -> Lengths:
+def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReader) -> tuple[Lengths, bool]:
     """What every row costs: each view of its video once, its prompt and history, and all its responses.
 
     Reads all records once (a line of the overlay, or the sample's json), but no video. A row that cannot be used has
@@ -64,10 +68,13 @@ def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReade
         collator: Knows a record's responses and their tokens.
         clip_reader: Knows how many frames of which size a video gives.
 
+    Returns:
+        The lengths, and whether every record could be read.
+
     """
     visual, text = np.zeros(len(reader), np.int64), np.ones(len(reader), np.int64)
     shapes: dict[tuple[int, int, int], int] = {}
-    unusable: Counter[str] = Counter()
+    unusable, num_read = Counter[str](), 0
     starts = range(0, len(reader), _CHUNK)
     for start in track(starts, "tokens of all rows", transient=True, disable=getattr(rank_zero_only, "rank", 0) > 0):
         rows = range(start, min(start + _CHUNK, len(reader)))
@@ -76,6 +83,7 @@ def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReade
         for row in rows:
             try:
                 record = reader.record(row)
+                num_read += 1
                 collator.texts.check_characters(record)
             except BadSample as error:
                 unusable[str(error)] += 1
@@ -89,7 +97,7 @@ def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReade
     if unusable:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in unusable.most_common(3))
         log.warning("plan: %d rows count as one token, they cannot be used now: %s", unusable.total(), reasons)
-    return Lengths(visual, text)
+    return Lengths(visual, text), num_read == len(reader)
 
 
 def _views(record: _Record, collator: Collator) -> list[_Record]:

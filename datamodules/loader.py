@@ -52,8 +52,7 @@ class ShardLoader:
         world: Processes; all have as many batches, see ``Position``.
         rows_per_video: Rows of one video that stand together where rows are shuffled; see ``EpochPlan``.
         accumulate: Batches of a rank in one optimizer step. Batches to train on carry ``window``: what their step holds
-            (``lit_vpo.batch.Count``). Steps count from the epoch's first batch, as Lightning's do, so a
-            ``limit_train_batches`` must be a multiple of it.
+            (``lit_vpo.batch.Count``). Steps count from the epoch's first batch, as Lightning's do.
         tokens_per_batch: Fill a batch up to so many tokens, instead of ``batch_size`` rows; see ``EpochPlan``.
         world_multiple: An epoch's batches are a multiple of it; see ``EpochPlan``. Evaluation is not padded.
         shuffle_window: Rows that are shuffled among each other; see ``EpochPlan``.

@@ -7,7 +7,10 @@ import numpy as np
 
 
 class Sampling(ABC):
-    """A rule. It sees a window's frame count and rate alone, so a plan knows its result from the manifest."""
+    """A rule. It sees a window's frame count and rate alone, so a plan knows its result from the manifest.
+
+    Caches go by its repr, which must tell its settings: make it a frozen dataclass.
+    """
 
     @abstractmethod
     def positions(self, num_frames: int, fps: float) -> list[int]:
@@ -159,9 +162,13 @@ def as_sampling(rule: Sampling | str | int) -> Sampling:
     """A rule from itself, its name in :data:`NAMED`, or a number of uniform frames.
 
     Raises:
-        ValueError: No such name, or a number below 1.
+        ValueError: No such name, a number below 1, or a rule whose repr does not tell its settings.
 
     """
+    if type(rule).__repr__ is object.__repr__:
+        raise ValueError(
+            f"caches go by repr({type(rule).__name__}); make it a dataclass, whose repr tells its settings"
+        )
     if isinstance(rule, int):
         return Uniform(rule)
     if isinstance(rule, str):

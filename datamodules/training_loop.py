@@ -27,8 +27,27 @@ class TrainingLoop:
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress
         return int(batches.current.processed)
 
+    def check_settings(self) -> None:
+        """Refuse what would show other batches than the plan's.
+
+        Raises:
+            ValueError: The trainer reloads loaders, or ends epochs before their end.
+
+        """
+        trainer: Any = self.trainer
+        if trainer.reload_dataloaders_every_n_epochs:
+            raise ValueError(
+                "trainer.reload_dataloaders_every_n_epochs would begin every epoch with the order of the first; leave "
+                "it out, the loader draws a new order for each epoch by itself"
+            )
+        if (trainer.limit_train_batches != 1.0 or trainer.overfit_batches) and not trainer.fast_dev_run:
+            raise ValueError(
+                "trainer.limit_train_batches and overfit_batches would end an epoch where the plan goes on; bound the "
+                "rows with data.train.limit, or the run with trainer.max_steps (and trainer.val_check_interval)"
+            )
+
     def begin(self, done: int, length: int) -> None:
-        """Set the count where an iteration begins, and the length where no `limit_train_batches` bounds it.
+        """Set counts and length where an iteration begins.
 
         Args:
             done: Batches of this epoch that have been trained on.
@@ -38,13 +57,16 @@ class TrainingLoop:
         loop = self.trainer.fit_loop
         batches: Any = loop.epoch_loop.batch_progress
         epochs: Any = loop.epoch_progress
+        again = max(batches.current.processed - done, 0)  # of an optimizer step that was not taken
+        total = batches.total.processed - again
         _set(batches.current, done, done)
-        _set(batches.total, batches.total.processed, batches.total.processed)
+        _set(batches.total, total, total)
         for count in (epochs.current, epochs.total):
             _set(count, count.processed + 1, count.processed)
         if loop._data_fetcher is not None:
             loop._data_fetcher.fetched = done
-        if isinstance(self.trainer.limit_train_batches, float) and self.trainer.limit_train_batches == 1.0:
+        loop.epoch_loop._batches_that_stepped = loop.epoch_loop.global_step  # what loggers call the step
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._set_length(length)
 
     def check_ranks_agree(self, identity: Mapping[str, Any]) -> None:

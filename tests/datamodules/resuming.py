@@ -37,11 +37,14 @@ class Keys(LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seen, self.stop_at, self.stepping, self.path, self.pause = [], stop_at, stepping, path, pause
         self.steps, self.windows, self.stepped, self.validated_after = [], [], 0, []
+        self.noted, self.validated_at = [], []
 
     def training_step(self, batch, batch_idx):
         if self.stop_at is not None and len(self.seen) == self.stop_at:
             raise KeyboardInterrupt
         self.seen.append([record["id"] for record in batch["records"]])
+        loop = self.trainer.fit_loop.epoch_loop
+        self.noted.append((loop.total_batch_idx, self.current_epoch, loop._batches_that_stepped))
         self.windows.append(next(iter(batch["window"].values())).sample)
         if self.path is not None:
             with open(f"{self.path}.{self.global_rank}.txt", "a") as file:
@@ -56,6 +59,7 @@ class Keys(LightningModule):
     def validation_step(self, batch, batch_idx):
         if batch_idx == 0 and not self.trainer.sanity_checking:
             self.validated_after.append(len(self.seen))
+            self.validated_at.append(self.trainer.fit_loop.epoch_loop.total_batch_idx + 1)
 
     def configure_optimizers(self):
         if self.stepping:

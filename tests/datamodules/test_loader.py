@@ -345,6 +345,24 @@ def test_what_a_step_holds_is_known_without_reading_what_the_overlay_says(make, 
     assert [batch["window"]["ground_truth"].sample for batch in batches] == [2.0] * 6
 
 
+def test_a_spare_weighs_as_much_as_the_sample_that_it_stands_for(make, damaged, llava):
+    """Its mean over tokens takes the share that was planned for the lost text, however much longer its own is."""
+    rows = [{"key": f"s{n}", "id": f"r{n}", "ground_truth": "a" + " a" * (20 * n), "weight": 1 + n} for n in range(3)]
+    length = [len(llava.tokenizer(row["ground_truth"]).input_ids) + 1 for row in rows]
+    options = {"batch_size": 1, "shuffle": False, "accumulate": 3, "world_multiple": 1}
+    loader = make(folder=damaged, overlay=Overlay(tuple(rows)), **options)
+    batches = list(loader)
+    spare = int(batches[1]["records"][0]["id"][1:])
+    planned = sum((1 + n) * length[n] for n in range(3)) / 3
+    assert [batch["window"]["ground_truth"].token for batch in (batches[0], batches[2])] == [planned] * 2
+    tokens = (1 + spare) * length[spare]  # of the spare, each with a loss of 1, say
+    assert tokens / batches[1]["window"]["ground_truth"].token == pytest.approx(2 * length[1] / planned)
+    assert (1 + spare) / batches[1]["window"]["ground_truth"].sample == pytest.approx(2 / 2)
+    rows[1]["weight"] = 0  # a lost sample without weight leaves a spare without weight
+    batches = list(make(folder=damaged, overlay=Overlay(tuple(rows)), **options))
+    assert batches[1]["window"]["ground_truth"] == (float("inf"), float("inf"))
+
+
 def test_batches_of_evaluation_belong_to_no_step(make, llava):
     assert "window" not in next(iter(make(evaluation=True)))
     assert "window" not in next(iter(make(collator=Collator(llava, "prompt"))))
@@ -382,6 +400,19 @@ def test_lengths_are_kept_for_the_next_start(make, tmp_path, monkeypatch):
     assert read == [] and again.state_dict() == first.state_dict()
     make(**options | {"num_frames": 2})
     assert read == [*range(7)]  # other frames make other lengths
+
+
+def test_lengths_are_not_kept_while_a_record_cannot_be_read(make, tmp_path, monkeypatch):
+    options = {"tokens_per_batch": 200, "quarantine": tmp_path}
+    whole = make(**options | {"quarantine": None}).plan.lengths
+
+    def gone(self, row):
+        raise BadSample("shard cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordReader, "record", gone)
+        assert make(**options).plan.lengths.text.tolist() == [1] * 7
+    assert np.array_equal(make(**options).plan.lengths.text, whole.text)
 
 
 def test_what_an_epoch_leaves_out_is_said(make, caplog):

@@ -196,3 +196,14 @@ def test_two_processes_finish_with_equal_counts_and_the_straight_runs_keys(shard
     ranks = [list(seen_by(tmp_path, rank).values()) for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1]) == 7
     assert together(ranks) == expected[3:17]
+
+
+def test_one_process_goes_on_where_two_stopped_at_a_number_of_steps(shards, expected, overlay, llava, tmp_path):
+    """Gloo; `estimated_stepping_batches` is asked for on both sides."""
+    run = command(shards, overlay, tmp_path, "--steps", 6, "--ranks", 2, "--stepping")
+    subprocess.run(run, env=environment(), check=True, capture_output=True, timeout=200)
+    ranks = [list(seen_by(tmp_path, rank).values()) for rank in range(2)]
+    module = Keys(stepping=True)
+    last = Trainer(**QUIET, max_steps=10, max_epochs=-1, enable_checkpointing=False, default_root_dir=tmp_path)
+    last.fit(module, data(shards, overlay, None, llava), ckpt_path=tmp_path / "last.ckpt")
+    assert together(ranks) + module.seen == expected[:16]

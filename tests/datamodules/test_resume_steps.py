@@ -1,10 +1,9 @@
-"""A run that accumulates, cut anywhere and resumed, takes the straight run's optimizer steps, and validates as it."""
+"""A run that accumulates, cut anywhere and resumed, takes the optimizer steps of the straight run."""
 
-from datetime import timedelta
 from itertools import chain
 
 import pytest
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from resuming import QUIET, Keys, data
 
@@ -24,13 +23,31 @@ def overlay(tmp_path_factory):
 
 @pytest.fixture
 def make(shards, overlay, llava):
-    return lambda place=(0, 1), **options: data(shards, overlay, place, llava, **options)
+    def made(place=(0, 1), validate=False, **options):
+        source = data(shards, overlay, place, llava, **options)
+        source.sources["val"] = source.sources["train"] if validate else None
+        return source
+
+    return made
+
+
+class SavesEachBatch(Callback):
+    """Also within an optimizer step, as a checkpoint by time may be."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.save_checkpoint(self.path)
 
 
 def fit(make, folder, resume=None, stop_at=None, place=(0, 1), saving=None, **options):
     """One process; returns its module."""
     module = Keys(stop_at)
-    saver = ModelCheckpoint(folder, save_last=True, save_top_k=1, **(saving or {"every_n_train_steps": 1}))
+    if saving == "batches":
+        saver = SavesEachBatch(folder / "last.ckpt")
+    else:
+        saver = ModelCheckpoint(folder, save_last=True, save_top_k=1, **(saving or {"every_n_train_steps": 1}))
     options = {"max_epochs": EPOCHS, "accumulate_grad_batches": ACCUMULATE} | options
     trainer = Trainer(**QUIET, **options, callbacks=[saver], default_root_dir=folder)
     if stop_at is None:
@@ -53,9 +70,7 @@ LIVES = [(4,), (6,), (8,), (8, 7), (8, 6, 2), (8, 8, 8), (9, 8, 5), (3, 5, 3), (
 
 
 @pytest.mark.parametrize("lives", LIVES)
-@pytest.mark.parametrize(
-    "saving", [{"every_n_train_steps": 1}, {"train_time_interval": timedelta(0)}, {"save_on_exception": True}]
-)
+@pytest.mark.parametrize("saving", [{"every_n_train_steps": 1}, "batches", {"save_on_exception": True}])
 @pytest.mark.parametrize("limit", [{"max_epochs": EPOCHS}, {"max_steps": 3 * EPOCHS, "max_epochs": -1}])
 def test_cut_again_and_again_it_takes_the_straight_runs_optimizer_steps(make, straight, tmp_path, lives, saving, limit):
     """Saved at every step, after every batch, and by the exception, with a batch handed over but not trained on."""
@@ -103,3 +118,34 @@ def test_each_epochs_end_is_validated_whatever_the_ranks(make, tmp_path, before,
     trainer.fit(second, source, ckpt_path=tmp_path / "a/last.ckpt")
     rest = -(-(NUM_BATCHES - len(first.seen) * before) // after)
     assert second.validated_after == [rest, rest + NUM_BATCHES // after, rest + 2 * NUM_BATCHES // after]
+
+
+@pytest.mark.parametrize("saving", ["batches", {"save_on_exception": True}])
+@pytest.mark.parametrize("cut", [4, 7, 8, 10])
+def test_counts_that_others_read_are_those_of_the_straight_run(make, tmp_path, saving, cut):
+    """Validation every fifth batch over all epochs, and the step that loggers write."""
+
+    def noted(module, first=0):
+        return [(batch, epoch, stepped) for batch, epoch, stepped in module.noted if batch >= first]
+
+    options = {"val_check_interval": 5, "check_val_every_n_epoch": None, "limit_val_batches": 1}
+    options |= {"num_sanity_val_steps": 0, "max_epochs": 3}
+    make_val = lambda place: make(place, validate=True)  # noqa: E731
+    straight = fit(make_val, tmp_path / "straight", **options)
+    fit(make_val, tmp_path / "cut", None, cut, saving=saving, **options)
+    resumed = fit(make_val, tmp_path / "end", tmp_path / "cut/last.ckpt", **options)
+    first = resumed.noted[0][0]
+    assert first <= cut and resumed.noted == noted(straight, first)
+    assert resumed.validated_at == [batch for batch in straight.validated_at if batch > first]
+    assert straight.validated_at == [5, 10, 15, 20]
+
+
+def test_settings_that_end_an_epoch_early_are_refused(make, tmp_path):
+    for option in ({"limit_train_batches": 2}, {"limit_train_batches": 0.5}, {"overfit_batches": 1}):
+        with pytest.raises(ValueError, match=r"bound the rows with data\.train\.limit"):
+            Trainer(**QUIET, **option, max_epochs=1, default_root_dir=tmp_path).fit(Keys(), make())
+    with pytest.raises(ValueError, match="reload_dataloaders_every_n_epochs would begin every epoch"):
+        Trainer(**QUIET, reload_dataloaders_every_n_epochs=1, max_epochs=1).fit(Keys(), make())
+    module = Keys()
+    Trainer(**QUIET, fast_dev_run=2).fit(module, make())
+    assert len(module.seen) == 2

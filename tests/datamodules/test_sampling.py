@@ -6,6 +6,7 @@ from lit_vpo.datamodules.sampling import (
     ConstantTokens,
     Fps,
     PixelBudget,
+    Sampling,
     Uniform,
     as_sampling,
     fitted,
@@ -110,3 +111,12 @@ def test_rules_by_name_number_and_object():
 def test_wrong_numbers_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_rule_whose_repr_says_nothing_is_refused():
+    class Middle(Sampling):
+        def positions(self, num_frames, fps):
+            return [num_frames // 2]
+
+    with pytest.raises(ValueError, match=r"caches go by repr\(Middle\); make it a dataclass"):
+        as_sampling(Middle())
