@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lit_vpo.datamodules.atomic import read_lines, write_lines
 from lit_vpo.datamodules.manifest import Manifest
+from lit_vpo.datamodules.mix import Mix
 from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.generations import load_scorer
 from lit_vpo.preferences.captions import caption_records
@@ -17,6 +18,7 @@ from lit_vpo.preferences.corruption import corrupted
 from lit_vpo.preferences.judges import ExactJudge
 from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
 from lit_vpo.preferences.perturbations import perturbed_prompts
+from lit_vpo.preferences.questions import question_pairs
 from lit_vpo.preferences.selection import select_pairs
 
 
@@ -162,6 +164,20 @@ def write_selected(generations: str, out: str, scorer: str, margin: float, num_v
         raise ValueError(f"{generations} has one answer per prompt; predict with --model.init_args.num_candidates 2")
     pairs, dropped = select_pairs(rows, ExactJudge(load_scorer(scorer)), margin)
     _save(pairs, dropped, Path(out), num_validation)
+
+
+def write_question_pairs(questions: str, out: str, seed: int = 0) -> None:
+    """Writes pairs of the right answer and a wrong one, and prints what gave no pair.
+
+    Args:
+        questions: Overlay of questions with options: a file, a comma list or a glob.
+        out: The overlay; questions without a pair go to `<out stem>.dropped.jsonl` with their reasons.
+        seed: Address of the draws.
+
+    Raises:
+        ValueError: If no pair is left.
+    """
+    _save(*question_pairs(Mix.load(questions).overlay.rows, seed), Path(out), 0)
 
 
 def write_captions(generations: str, out: str) -> None:
