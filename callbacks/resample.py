@@ -34,7 +34,7 @@ class PreferenceResampler(RoundCallback):
 
     Raises:
         ValueError: At construction for settings out of range; in `setup` without prompts, or where the weights are not
-            on every rank (then sample with `predict` between two runs).
+            on every rank (then sample with `predict`, or `pairs sample` from a server, between two runs).
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class PreferenceResampler(RoundCallback):
         if type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
             raise ValueError(
                 "PreferenceResampler generates inside fit, which needs all weights on every rank; with a sharded "
-                "strategy train one round per run and sample between them with `predict` (num_candidates)"
+                "strategy train one round per run and sample between them with `predict` (num_candidates), or with "
+                "`pairs sample` from a server of the exported policy"
             )
 
     @override
@@ -95,7 +96,7 @@ class PreferenceResampler(RoundCallback):
             )
         path = data.write_pairs(str(folder / "pairs.jsonl"), pairs, trainer.global_rank, trainer.world_size)
         trainer.strategy.barrier("pairs")
-        data.begin_round(path)
+        data.begin_round(path, round_index)
         self._report(module, round_index, len(pairs), dropped, tokens, time.monotonic() - begun)
 
     def _sample(

@@ -17,6 +17,7 @@ from .prompts import PromptDataModule
 from .quarantine import BadSample, Quarantine, read_quarantine
 from .reader import RecordReader
 from .round_data import RoundPreferenceDataModule
+from .round_questions import QuestionMix
 from .schemas import read_annotations
 from .sources import Source
 from .video import Clip, decode
@@ -35,6 +36,7 @@ __all__ = [
     "PreferenceDataModule",
     "PromptDataModule",
     "Quarantine",
+    "QuestionMix",
     "RecordReader",
     "RoundPreferenceDataModule",
     "Sample",

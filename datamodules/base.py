@@ -280,7 +280,7 @@ class VideoShardDataModule(LightningDataModule):
             world=world,
             accumulate=1 if trainer is None else trainer.accumulate_grad_batches,
             weights=() if mix is None else mix.weights,
-            origins=None if mix is None else mix.origins(reader),
+            origins=None if mix is None or not mix.weights else mix.origins(reader),
             max_bad_in_a_row=self.max_bad_in_a_row,
             max_bad_fraction=self.max_bad_fraction,
             loop=None if trainer is None else TrainingLoop(trainer),

@@ -68,10 +68,8 @@ class Mix:
         weights = tuple(weight for _, weight in files)
         return cls(Overlay(rows), numbers, weights if min(weights) < 1 else ())
 
-    def origins(self, reader: RecordReader) -> Ints | None:
-        """(N,) the overlay of each row of a reader of this mix; None where all rows are shown anyway."""
-        if not self.weights:
-            return None
+    def origins(self, reader: RecordReader) -> Ints:
+        """(N,) the overlay of each row of a reader of this mix."""
         known = reader.manifest.by_key
         pairs = zip(self.overlay.rows, self.numbers, strict=True)
         return np.array([number for row, number in pairs if row["key"] in known][: len(reader)])

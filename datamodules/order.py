@@ -36,6 +36,33 @@ def mix_size(origins: Ints, weights: Sequence[float]) -> int:
     return sum(round(weight * int(count)) for weight, count in zip(weights, counts, strict=True))
 
 
+def interleave(
+    counts: Sequence[int], weights: Sequence[float], part: int, size: int | None = None
+) -> list[tuple[int, int]]:
+    """A part of an endless stream over several lists, as (list, element); no element stands in it twice.
+
+    A turn of the stream shows `round(weight * count)` elements of each list, evenly spread. Each list's elements come
+    in their order, the next turn goes on where it stands, and at its end it begins anew.
+
+    Args:
+        counts: Elements of each list.
+        weights: In (0, 1], of each list.
+        part: Parts that came before.
+        size: Elements of a part, at most a turn's; None is a turn.
+
+    """
+    shown = [round(weight * count) for weight, count in zip(weights, counts, strict=True)]
+    # equal fractions are equal floats, so that ties go to the earlier list
+    turn = sorted(((2 * place + 1) / many, number, place) for number, many in enumerate(shown) for place in range(many))
+    size = len(turn) if size is None else min(size, len(turn))
+    stream = []
+    for position in range(part * size, (part + 1) * size):
+        turns, within = divmod(position, len(turn))
+        _, number, place = turn[within]
+        stream.append((number, (turns * shown[number] + place) % counts[number]))
+    return stream
+
+
 def shuffle_slices(rows: Ints, shards: Ints, slice_rows: int, *address: object) -> Ints:
     """Rows gathered by shard, cut into slices, the slices in a drawn order; a slice keeps its rows' order.
 

@@ -1,14 +1,18 @@
 """Data for training in rounds: pairs that are replaced where a round ends, and the prompts that new ones come from."""
 
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .loader import ShardLoader
-from .mix import write_part
-from .overlay import Overlay
+from .mix import Mix, read_parts, write_part
+from .order import interleave
+from .overlay import Overlay, write_overlay
 from .preference import PreferenceDataModule
 from .reader import RecordReader
+from .round_questions import QuestionMix, check_question_pairs
 from .rounds import RoundLoader
 from .sources import Source, check_sources
 
@@ -18,8 +22,11 @@ class RoundPreferenceDataModule(PreferenceDataModule):
 
     Args:
         model: Name or path whose processor makes the inputs; the CLI links it from the model.
-        candidates: Prompts to sample answers to, with what the judge needs (events, ground truth).
-        prompts_per_round: So many of them for each round, the next ones each time; null takes all.
+        candidates: Prompts to sample answers to, with what the judge needs (events, ground truth). Of several overlays
+            (whole videos, intervals) every round takes prompts in the ratio of their rows times their weights.
+        prompts_per_round: So many of them for each round, the next ones each time; null takes all (of an overlay with a
+            weight, that share).
+        questions: Pairs of answers to questions that are mixed into those of later rounds; null mixes none.
         **kwargs: The other arguments of :class:`PreferenceDataModule`.
 
     Raises:
@@ -29,12 +36,17 @@ class RoundPreferenceDataModule(PreferenceDataModule):
 
     # the command line follows **kwargs to the base's arguments and shows them all
     def __init__(
-        self, model: str, candidates: Source | None = None, prompts_per_round: int | None = None, **kwargs: Any
+        self,
+        model: str,
+        candidates: Source | None = None,
+        prompts_per_round: int | None = None,
+        questions: QuestionMix | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
         if prompts_per_round is not None and prompts_per_round < 1:
             raise ValueError(f"prompts_per_round must be >= 1 or null, got {prompts_per_round}")
-        self.candidates, self.prompts_per_round = candidates, prompts_per_round
+        self.candidates, self.prompts_per_round, self.questions = candidates, prompts_per_round, questions
         self.round_loader: RoundLoader | None = None
 
     @property
@@ -52,13 +64,15 @@ class RoundPreferenceDataModule(PreferenceDataModule):
         return self.round_loader
 
     def check_candidates(self) -> None:
-        """Refuse to sample without prompts.
+        """Refuse to sample without prompts, or to mix in what makes no pairs.
 
         Raises:
-            ValueError: There are none, or their folder is not there.
+            ValueError: There are none, or their folder is not there; or what ``questions`` names cannot be trained on.
 
         """
         check_sources({"candidates": self.candidates}, "resampling")
+        if self.questions is not None:
+            check_question_pairs(self._question_rows(self.questions), self.with_ground_truth, self.num_negatives)
 
     def candidate_loader(self, round_index: int, done: Collection[str] = (), rank: int = 0, world: int = 1) -> Any:
         """Prompts whose answers make the pairs of a round, in batches that do not depend on what was done before.
@@ -71,11 +85,8 @@ class RoundPreferenceDataModule(PreferenceDataModule):
 
         """
         assert self.candidates is not None
-        reader, _ = self._read(self.candidates)
-        rows = reader.rows
-        if self.prompts_per_round is not None:
-            first = (round_index - 1) * self.prompts_per_round
-            rows = [rows[number % len(rows)] for number in range(first, first + min(self.prompts_per_round, len(rows)))]
+        reader, mix = self._read(self.candidates)
+        rows = self._prompts_of(reader, mix, round_index)
         size = self.eval_batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)][rank::world]
         # a batch is answered whole or not at all: what is sampled together never changes
@@ -85,20 +96,50 @@ class RoundPreferenceDataModule(PreferenceDataModule):
         subset = RecordReader(reader.manifest, Overlay(tuple(kept)), None, self.candidates.store)
         return self._over(subset, None, self._prompts(), evaluation=True)
 
+    def _prompts_of(self, reader: RecordReader, mix: Mix | None, round_index: int) -> list[dict[str, Any]]:
+        """The rows that a round asks about, the overlays' in turn."""
+        origins = [0] * len(reader) if mix is None else mix.origins(reader).tolist()
+        found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row, origin in zip(reader.rows, origins, strict=True):
+            found[origin].append(row)
+        weights = [mix.weights[origin] if mix is not None and mix.weights else 1.0 for origin in found]
+        lists = list(found.values())
+        drawn = interleave([len(rows) for rows in lists], weights, round_index - 1, self.prompts_per_round)
+        return [lists[number][place] for number, place in drawn]
+
     def write_pairs(self, path: str, pairs: list[dict[str, Any]], rank: int, world: int) -> str:
         """Write a rank's pairs as (a part of) an overlay; returns the name of the whole."""
         write_part(path, pairs, rank, world)
         return path
 
-    def begin_round(self, overlay: str) -> None:
-        """Train on another overlay from the next batch on."""
+    def begin_round(self, overlay: str, round_index: int) -> None:
+        """Train on the pairs of a round, and on its share of questions, from the next batch on.
+
+        Where questions come in, both stand in ``mixed.jsonl`` beside the pairs, which all ranks must have written.
+
+        Args:
+            overlay: The round's pairs.
+            round_index: Rounds that have ended.
+
+        """
         assert self.round_loader is not None
+        if self.questions is not None:
+            pairs, rows = read_parts(overlay).rows, self._question_rows(self.questions)
+            if drawn := self.questions.draw(rows, len(pairs), self.seed, round_index):
+                overlay = str(Path(overlay).with_name("mixed.jsonl"))
+                write_overlay(overlay, [*pairs, *drawn])  # every rank the same file, in one step
         self.round_loader.switch(overlay)
 
-    def _open(self, path: str | None) -> ShardLoader:
+    def _question_rows(self, questions: QuestionMix) -> list[dict[str, Any]]:
+        return self._read(self._train_source(questions.overlay))[0].rows
+
+    def _train_source(self, overlay: str | None) -> Source:
+        """The training videos, under another overlay where one is given."""
         source = self.sources["train"]
         if source is None:
             raise ValueError("data.train is not set; give it as train: {shards: FOLDER, overlay: PAIRS.jsonl}")
-        source = source if path is None else replace(source, overlay=path, annotations=None, limit=None)
-        self.loaders["train"] = self._make_loader(source, self.train_collator(), evaluation=False)
+        return source if overlay is None else replace(source, overlay=overlay, annotations=None, limit=None)
+
+    def _open(self, path: str | None) -> ShardLoader:
+        self.loaders["train"] = self._make_loader(self._train_source(path), self.train_collator(), evaluation=False)
         return self.loaders["train"]

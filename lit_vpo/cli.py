@@ -120,6 +120,11 @@ def _add_data(commands: Any) -> None:
     world.add_argument("--rows-per-clip", type=int, default=1)
     world.add_argument("--num-workers", type=int, default=0)
     world.set_defaults(command=_world)
+    tasks = data.add_parser("tasks", help="overlays of tasks for clips of MotionWorld that are there")
+    tasks.add_argument("dir")
+    tasks.add_argument("--mix", action="append", default=[], required=True, help="such as intervals (repeatable)")
+    tasks.add_argument("--rows-per-clip", type=int, default=1)
+    tasks.set_defaults(command=_tasks)
 
 
 def _add_export(commands: Any) -> None:
@@ -165,6 +170,13 @@ def _world(args: argparse.Namespace) -> int | None:
     from lit_vpo.datamodules.motion_world.shards import write_world
 
     write_world(args.out, args.split, args.num, args.seed, args.mix, args.rows_per_clip, num_workers=args.num_workers)
+    return None
+
+
+def _tasks(args: argparse.Namespace) -> int | None:
+    from lit_vpo.datamodules.motion_world.shards import write_tasks
+
+    write_tasks(args.dir, args.mix, args.rows_per_clip)
     return None
 
 

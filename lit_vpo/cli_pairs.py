@@ -44,7 +44,7 @@ def add_pairs(commands: Any) -> None:
     build.add_argument("--seed", type=int, default=0, help="of that draw")
     build.set_defaults(command=_build)
     select = pairs.add_parser("select", help="best and worst of several candidates, by a caption scorer")
-    select.add_argument("generations", help="of predict with --model.init_args.num_candidates")
+    select.add_argument("generations", help="of `pairs sample`, or of predict with --model.init_args.num_candidates")
     select.add_argument("--out", required=True)
     select.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
     select.add_argument("--margin", type=float, default=0.05, help="least difference in errors per event")
@@ -57,6 +57,12 @@ def add_pairs(commands: Any) -> None:
     best.add_argument("--out", required=True)
     best.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
     best.set_defaults(command=_best)
+    _add_sample(pairs)
+    questions = pairs.add_parser("questions", help="the right answer to each question against a wrong one")
+    questions.add_argument("questions", help="overlay with ground_truth and meta.options")
+    questions.add_argument("--out", required=True)
+    questions.add_argument("--seed", type=int, default=0, help="of the draw of the wrong one")
+    questions.set_defaults(command=_questions)
     captions = pairs.add_parser("captions", help="what a policy said, as records to learn from (rebirth tuning)")
     captions.add_argument("generations", help="of predict")
     captions.add_argument("--out", required=True)
@@ -69,6 +75,31 @@ def add_pairs(commands: Any) -> None:
     corrupt.add_argument("--num-frames", type=int, default=16)
     corrupt.add_argument("--seed", type=int, default=0)
     corrupt.set_defaults(command=_corrupt)
+
+
+def _add_sample(pairs: Any) -> None:
+    sample = pairs.add_parser(
+        "sample",
+        help="candidates from an OpenAI-compatible server (vLLM) that serves an exported policy; goes on where it was "
+        "cut; a key stands in the environment variable LIT_VPO_API_KEY",
+    )
+    sample.add_argument("shards")
+    sample.add_argument(
+        "--overlay", metavar="FILES", help="prompts: a file, a comma list or a glob; default: the shards'"
+    )
+    sample.add_argument("--limit", type=int, metavar="N", help="ask the first N prompts only")
+    sample.add_argument("--out", required=True)
+    sample.add_argument("--endpoint", required=True, metavar="URL", help="such as http://localhost:8000/v1")
+    sample.add_argument("--served", required=True, metavar="MODEL", help="the name under which the server has it")
+    sample.add_argument("--num-candidates", type=int, default=2)
+    sample.add_argument("--temperature", type=float, default=1.0)
+    sample.add_argument("--top-p", type=float, default=0.9)
+    sample.add_argument("--max-new-tokens", type=int, default=1024)
+    sample.add_argument("--frames", type=int, metavar="N", help="send N frames as images; default: the video file")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--round", type=int, default=0, help="rounds that have ended; other rounds draw other answers")
+    sample.add_argument("--concurrency", type=int, default=16, help="requests at the same time")
+    sample.set_defaults(command=_sample)
 
 
 def _prompts(args: argparse.Namespace) -> int | None:
@@ -98,6 +129,25 @@ def _best(args: argparse.Namespace) -> int | None:
     from lit_vpo.pair_commands import write_best
 
     write_best(args.generations, args.out, args.scorer)
+    return None
+
+
+def _sample(args: argparse.Namespace) -> int | None:
+    from lit_vpo.endpoint import ChatEndpoint
+    from lit_vpo.pair_sampling import Drawing, sample_candidates
+
+    drawing = Drawing(
+        args.num_candidates, args.temperature, args.top_p, args.max_new_tokens, args.seed, args.round, args.frames
+    )
+    endpoint = ChatEndpoint(args.endpoint, args.served)
+    sample_candidates(args.shards, args.out, endpoint, drawing, args.overlay, args.limit, args.concurrency)
+    return None
+
+
+def _questions(args: argparse.Namespace) -> int | None:
+    from lit_vpo.pair_commands import write_question_pairs
+
+    write_question_pairs(args.questions, args.out, args.seed)
     return None
 
 

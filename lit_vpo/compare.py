@@ -28,7 +28,8 @@ from lit_vpo.generations import (
 from lit_vpo.metrics.bootstrap import Interval, bootstrap_ratio, paired_bootstrap
 from lit_vpo.protocols import CaptionScorer
 
-_IN_WORDS = {"words per caption"}  # every other statistic is a share
+_INTERVALS = ", intervals"  # follows the statistic's name where captions of intervals are meant
+_IN_WORDS = {"words per caption", f"words per caption{_INTERVALS}"}  # every other statistic is a share
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def compare(
     the models, the hash of their base, the numbers of rows and clips and the seed.
 
     Rows with `meta.options` are questions: the answer is right if it equals `ground_truth` but for case, white space
-    and full stops, and unanswered if it equals no option. All other rows are captions.
+    and full stops, and unanswered if it equals no option. All other rows are captions; those of intervals
+    (`meta.scope`) have lines of their own, whose names end in ", intervals".
 
     Args:
         before: Generations of one model, JSONL.
@@ -127,17 +129,28 @@ def compare(
 def _lines(
     before: Mapping[str, Row], after: Sequence[Mapping[str, Row]], score: CaptionScorer, seed: int
 ) -> list[Line]:
-    questions = [name for name, row in before.items() if is_question(row)]
-    captions = [name for name in before if name not in set(questions)]
+    groups: dict[str, list[str]] = {"video": [], "interval": [], "question": []}
+    for name, row in before.items():
+        groups[_group(row)].append(name)
     lines: list[Line] = []
-    for ids, statistics in ((captions, CAPTION_STATISTICS), (questions, QUESTION_STATISTICS)):
-        if ids:
-            keys = [before[name]["key"] for name in ids]
-            runs: list[list[Any]] = [[rows[name] for name in ids] for rows in (before, *after)]
-            if statistics is CAPTION_STATISTICS:
-                runs = [[score(row["response"], row) for row in run] for run in runs]
-            lines += [_line(name, ratio, keys, runs, seed) for name, ratio in statistics.items()]
+    for group, ids in groups.items():
+        if not ids:
+            continue
+        keys = [before[name]["key"] for name in ids]
+        runs: list[list[Any]] = [[rows[name] for name in ids] for rows in (before, *after)]
+        statistics: Mapping[str, Ratio] = QUESTION_STATISTICS
+        if group != "question":
+            statistics = CAPTION_STATISTICS
+            runs = [[score(row["response"], row) for row in run] for run in runs]
+        ending = _INTERVALS if group == "interval" else ""
+        lines += [_line(name + ending, ratio, keys, runs, seed) for name, ratio in statistics.items()]
     return lines
+
+
+def _group(row: Row) -> str:
+    if is_question(row):
+        return "question"
+    return "interval" if row.get("meta", {}).get("scope") == "interval" else "video"
 
 
 def _line(name: str, ratio: Ratio, keys: Sequence[str], runs: Sequence[Sequence[Any]], seed: int) -> Line:

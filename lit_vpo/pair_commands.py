@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lit_vpo.datamodules.atomic import read_lines, write_lines
 from lit_vpo.datamodules.manifest import Manifest
+from lit_vpo.datamodules.mix import Mix
 from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.generations import load_scorer
 from lit_vpo.preferences.captions import caption_records
@@ -17,6 +18,7 @@ from lit_vpo.preferences.corruption import corrupted
 from lit_vpo.preferences.judges import ExactJudge
 from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
 from lit_vpo.preferences.perturbations import perturbed_prompts
+from lit_vpo.preferences.questions import question_pairs
 from lit_vpo.preferences.selection import best_answers, select_pairs
 
 
@@ -179,6 +181,20 @@ def write_best(generations: Sequence[str], out: str, scorer: str) -> None:
     best = best_answers(rows, ExactJudge(load_scorer(scorer)))
     write_lines(Path(out), (json.dumps(row, ensure_ascii=False) for row in best))
     Console().print(f"the best of {len(rows)} answers to {len(best)} prompts: {out}")
+
+
+def write_question_pairs(questions: str, out: str, seed: int = 0) -> None:
+    """Writes pairs of the right answer and a wrong one, and prints what gave no pair.
+
+    Args:
+        questions: Overlay of questions with options: a file, a comma list or a glob.
+        out: The overlay; questions without a pair go to `<out stem>.dropped.jsonl` with their reasons.
+        seed: Address of the draws.
+
+    Raises:
+        ValueError: If no pair is left.
+    """
+    _save(*question_pairs(Mix.load(questions).overlay.rows, seed), Path(out), 0)
 
 
 def write_captions(generations: str, out: str) -> None:

@@ -81,10 +81,10 @@ class HasCandidates(Protocol):
     """A data module that trains on the pairs of a round, and knows prompts for the next one's."""
 
     def check_candidates(self) -> None:
-        """Refuse to sample without prompts.
+        """Refuse to sample without prompts, or to mix in what makes no pairs.
 
         Raises:
-            ValueError: There are none.
+            ValueError: There are none, or they make none.
         """
 
     def candidate_loader(self, round_index: int, done: Collection[str] = (), rank: int = 0, world: int = 1) -> Any:
@@ -93,8 +93,8 @@ class HasCandidates(Protocol):
     def write_pairs(self, path: str, pairs: list[dict[str, Any]], rank: int, world: int) -> str:
         """Write a rank's pairs as (a part of) an overlay; returns the name of the whole."""
 
-    def begin_round(self, overlay: str) -> None:
-        """Train on an overlay from the next batch on."""
+    def begin_round(self, overlay: str, round_index: int) -> None:
+        """Train on a round's overlay, of which all ranks have written their part, from the next batch on."""
 
 
 CaptionScorer = Callable[[str, dict[str, Any]], CaptionCounts]

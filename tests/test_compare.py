@@ -64,6 +64,25 @@ def test_captions_agree_with_the_metrics(tmp_path):
         assert (line.num_rows, line.num_clips) == (3, 3)
 
 
+def test_captions_of_intervals_have_lines_of_their_own(tmp_path):
+    def rows(counts, model):
+        made = [caption(i, c, model=model) for i, c in enumerate(counts)]
+        made[1]["meta"] = {"scope": "interval", "interval": [0, 2]}
+        return made
+
+    found = compare(
+        write(tmp_path / "b.jsonl", rows(BEFORE, "m0")), [write(tmp_path / "a.jsonl", rows(AFTER, "m1"))], scorer,
+        str(tmp_path / "t.md"),
+    )  # fmt: skip
+    lines = {line.name: line for line in found.lines}
+    assert len(lines) == 14 and [name for name in lines if name.endswith(", intervals")] == list(lines)[7:]
+    whole, part = lines["total event error"], lines["total event error, intervals"]
+    assert (whole.before.estimate, whole.after.estimate) == pytest.approx((5 / 7, 3 / 7))
+    assert (part.before.estimate, part.after.estimate) == pytest.approx((3 / 2, 1 / 2))
+    assert (whole.num_rows, part.num_rows) == (2, 1)
+    assert "| words per caption, intervals | 40.0 [40.0, 40.0] | 20.0 " in (tmp_path / "t.md").read_text()
+
+
 def test_rows_of_one_clip_are_resampled_together(tmp_path):
     keys = ["a", "a", "b"]
     paths = [

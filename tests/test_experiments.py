@@ -51,6 +51,10 @@ def overrides(path, world, tmp_path):
             if "overlay" in arguments[name]:
                 words += [f"--data.init_args.{name}.overlay", str(world / f"{overlay}.jsonl")]
             words += [f"--data.init_args.{name}.limit", "4"]
+    if "questions" in arguments:
+        pairs = str(tmp_path.with_name("question_pairs.jsonl"))
+        main(["pairs", "questions", str(world / "questions.jsonl"), "--out", pairs])
+        words += ["--data.init_args.questions.overlay", pairs]
     if "warmup_steps" in config["model"]["init_args"]:
         words += ["--model.init_args.warmup_steps", "1"]
     return words

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from lit_vpo.metrics.captions import CaptionCounts
+from lit_vpo.metrics.captions import CaptionCounts, asked_events
 
 from .language import NOTHING, PHRASINGS, SOUND_PHRASINGS
 from .scene import COLOURS, SHAPES
@@ -52,7 +52,7 @@ def score_caption(caption: str, record: Mapping[str, Any], modalities: Sequence[
     Args:
         caption: Any text.
         record: A record with `events` ({text, start_s, end_s, modality}) and `meta.details` (the true extra sentences);
-            `meta.interval` ([start_s, end_s]) restricts the events to those whose middle lies in it.
+            `meta.interval` restricts the events, see `lit_vpo.metrics.captions.asked_events`.
         modalities: The kinds of event that count.
 
     Raises:
@@ -86,10 +86,9 @@ def _true_claims(record: Mapping[str, Any], modalities: Sequence[str]) -> list[C
             f"record {record.get('id')!r} has no `events`: this scorer fits MotionWorld's records alone; give your own "
             "scorer, a function (caption, record) -> CaptionCounts, by its dotted path"
         )
-    start, end = record.get("meta", {}).get("interval") or (0.0, float("inf"))
     claims = []
-    for event in sorted(record["events"], key=lambda e: e["start_s"]):
-        if event["modality"] in modalities and start <= (event["start_s"] + event["end_s"]) / 2 < end:
+    for event in sorted(asked_events(record), key=lambda e: e["start_s"]):
+        if event["modality"] in modalities:
             match = _CLAIM.search(event["text"])
             if match is None:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,8 @@ SOUNDS = ("high beep", "low beep", "click train", "sweep")
 MOVES = tuple(f"move {direction}" for direction in DIRECTIONS)
 ACTS = (*MOVES, "grow", "shrink", "spin", "blink", "appear", "disappear", "turn")  # "turn" names its colour: "turn red"
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+_KEY = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-(?P<seed>0|-?[1-9]\d*)-(?P<index>\d{{6}}|[1-9]\d{{6,}})")
 
 GRID = 3
 MIN_SECONDS, MAX_SECONDS = 4.0, 12.0
@@ -110,6 +113,20 @@ def sample_scene(split: Split, seed: int, index: int) -> Scene:
     return Scene(
         split, seed, index, duration, actors, tuple(events + _sounds(rng, duration)), pan, texture, rng.randint(18, 60)
     )
+
+
+def scene_of(key: str) -> Scene:
+    """The scene of a sample key: its address stands in it.
+
+    Raises:
+        ValueError: If the key is not one of MotionWorld's.
+    """
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise ValueError(f"{key!r} is no key of MotionWorld (split-seed-index): its clips alone have known tasks")
+    scene = sample_scene(found["split"], int(found["seed"]), int(found["index"]))  # type: ignore[arg-type]
+    assert scene.key == key
+    return scene
 
 
 def _sample_actors(rng: random.Random) -> tuple[Actor, ...]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rich.progress import track
 
+from ..manifest import Manifest
 from ..overlay import Overlay
 from ..writer import ShardWriter
 from .render import encode
-from .scene import SPLITS, Split, sample_scene
+from .scene import SPLITS, Scene, Split, sample_scene, scene_of
 from .tasks import MIXES, base_record, rows
 
 
@@ -47,15 +48,40 @@ def write_world(
         raise ValueError(
             f"need a split of {', '.join(SPLITS)}, num >= 1 and rows_per_clip >= 1; got {split}, {num}, {rows_per_clip}"
         )
-    if unknown := set(mixes) - set(MIXES):
-        raise ValueError(f"unknown mixes {sorted(unknown)}; known: {', '.join(MIXES)}")
+    _check_mixes(mixes)
     out = Path(out)
     clips = _clips(partial(_clip, split, seed, size, fps), num, num_workers)
     with ShardWriter(out, prefix=split) as writer:
         for index, video in enumerate(track(clips, description=f"{split} clips", total=num)):
             scene = sample_scene(split, seed, index)
             writer.write(scene.key, base_record(scene), video)
-    scenes = [sample_scene(split, seed, index) for index in range(num)]
+    _write_mixes(out, [sample_scene(split, seed, index) for index in range(num)], mixes, rows_per_clip)
+
+
+def write_tasks(out: str | Path, mixes: Sequence[str], rows_per_clip: int = 1) -> None:
+    """Writes overlays for clips that are there already: the files that `write_world` writes beside new ones.
+
+    Args:
+        out: A folder of MotionWorld's clips.
+        mixes: Names from `tasks.MIXES`, at least one.
+        rows_per_clip: Overlay rows per clip and mix.
+
+    Raises:
+        ValueError: If an argument is out of range, a name is unknown or a clip is not one of MotionWorld.
+    """
+    if not mixes or rows_per_clip < 1:
+        raise ValueError(f"need a mix of {', '.join(MIXES)} and rows_per_clip >= 1; got {mixes}, {rows_per_clip}")
+    _check_mixes(mixes)
+    scenes = [scene_of(sample.key) for sample in Manifest.load(out).samples]
+    _write_mixes(Path(out), scenes, mixes, rows_per_clip)
+
+
+def _check_mixes(mixes: Sequence[str]) -> None:
+    if unknown := set(mixes) - set(MIXES):
+        raise ValueError(f"unknown mixes {sorted(unknown)}; known: {', '.join(MIXES)}")
+
+
+def _write_mixes(out: Path, scenes: Sequence[Scene], mixes: Sequence[str], rows_per_clip: int) -> None:
     for name in mixes:
         lines = [row for scene in track(scenes, name) for row in rows(scene, MIXES[name], rows_per_clip, name)]
         Overlay(tuple(lines)).save(out / f"{name}.jsonl")

@@ -215,6 +215,7 @@ MIXES = {
         HABITS,
     ),
     "pairs": Mix({"pair": 1}),
+    "captions": Mix({"caption": 1}),
     "questions": Mix({"question": 1}),
     "intervals": Mix({"interval": 1}),
     "paragraphs": Mix({"paragraph": 1}),

@@ -3,8 +3,9 @@
 Who counts is not this file's business: a caption scorer is any callable `(caption, record) -> CaptionCounts`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,29 @@ class CaptionCounts:
 
 _FIELDS = tuple(field.name for field in fields(CaptionCounts))
 _TOTALS = (*_FIELDS, "repeating_captions", "num_captions")
+
+
+def asked_events(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Events that a record's prompt asks about: all, or those of the interval that `meta.interval` names.
+
+    Prompts of scope `interval` show the whole video and name a part of it. An event belongs to it if its middle
+    lies in [start_s, end_s), so that intervals side by side share no event and lose none.
+
+    Args:
+        record: With `events` ({text, start_s, end_s, modality}); its times and `meta.interval` count from the video's
+            beginning.
+
+    Raises:
+        ValueError: If it asks about an interval and an event has no times.
+    """
+    events: list[dict[str, Any]] = record.get("events") or []
+    interval = (record.get("meta") or {}).get("interval")
+    if interval is None:
+        return events
+    if any(event.get("start_s") is None or event.get("end_s") is None for event in events):
+        raise ValueError(f"record {record.get('id')!r} asks about an interval; give each event start_s and end_s")
+    start, end = interval
+    return [event for event in events if start <= (event["start_s"] + event["end_s"]) / 2 < end]
 
 
 def _caption_errors_update(counts: CaptionCounts) -> Tensor:

@@ -8,7 +8,7 @@ from typing_extensions import override
 from lit_vpo.batch import Batch, PromptBatch, QuestionBatch
 from lit_vpo.metrics import OptionAccuracy
 from lit_vpo.models import weights_hash
-from lit_vpo.modules.generation import Decoding, decoded, generate
+from lit_vpo.modules.generation import Decoding, answer_rows, decoded, generate
 from lit_vpo.modules.policy import IGNORED, PolicyModule
 from lit_vpo.modules.scoring import video_inputs
 
@@ -109,18 +109,13 @@ class VideoLMModule(PolicyModule):
 
         Args:
             batch: Prompts.
-            num_candidates: Rows of each prompt; several have an `id` of their own, the prompt's as `prompt_id`, and a
-                number as `candidate`.
+            num_candidates: Rows of each prompt, see `answer_rows`.
             decoding: In place of the module's own.
         """
-        answers = iter(self.generate(batch, num_candidates, decoding))
-        rows = []
-        for record in batch["records"]:
-            for number in range(num_candidates):
-                text, finished = next(answers)
-                own = {"id": f"{record['id']}/candidate-{number}", "prompt_id": record["id"], "candidate": number}
-                rows.append(record | (own if num_candidates > 1 else {}) | {"response": text, "finished": finished})
-        return rows
+        answers = self.generate(batch, num_candidates, decoding)
+        groups = [answers[first : first + num_candidates] for first in range(0, len(answers), num_candidates)]
+        pairs = zip(batch["records"], groups, strict=True)
+        return [row for record, group in pairs for row in answer_rows(record, group)]
 
     @override
     def on_predict_start(self) -> None:

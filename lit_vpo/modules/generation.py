@@ -115,6 +115,21 @@ def generate(
     return [answer[: answer.index(eos) + 1] if eos in answer else answer for answer in answers]
 
 
+def answer_rows(record: dict[str, Any], answers: Sequence[tuple[str, bool]]) -> list[dict[str, Any]]:
+    """A prompt's record with `response` and `finished`, once for each answer.
+
+    Args:
+        record: Of the prompt.
+        answers: Text, and whether it ended by itself. Several give rows with an `id` of their own, the prompt's as
+            `prompt_id`, and a number as `candidate`.
+    """
+    rows = []
+    for number, (text, finished) in enumerate(answers):
+        own = {"id": f"{record['id']}/candidate-{number}", "prompt_id": record["id"], "candidate": number}
+        rows.append(record | (own if len(answers) > 1 else {}) | {"response": text, "finished": finished})
+    return rows
+
+
 def prefilled(
     net: Any, family: Family, inputs: dict[str, Any], num_candidates: int, max_new_tokens: int
 ) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """New pairs at a round's end: from the policy of that moment, on disk before training goes on, the same after a cut."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,16 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_vpo.callbacks import LoRAMergeReinit, PreferenceResampler
-from lit_vpo.datamodules import PreferenceDataModule, RoundPreferenceDataModule, Source
+from lit_vpo.cli import main
+from lit_vpo.datamodules import (
+    OverlayShare,
+    PreferenceDataModule,
+    QuestionMix,
+    RoundPreferenceDataModule,
+    Source,
+    write_overlay,
+)
+from lit_vpo.datamodules.motion_world import score_caption
 from lit_vpo.lora import LoRASettings
 from lit_vpo.metrics.captions import CaptionCounts
 from lit_vpo.modules import DPOModule
@@ -138,6 +148,73 @@ def test_cut_while_it_judges_and_while_it_samples(straight, world, tmp_path, mon
     assert rest == seen[1:]
     expected = weights(module)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
+
+
+def test_prompts_of_both_scopes_are_judged_each_by_its_own_events(world, tmp_path):
+    overlays = [OverlayShare(str(world / "captions.jsonl"), 0.5), OverlayShare(str(world / "intervals.jsonl"))]
+    data = make_data(world, candidates=Source(str(world), overlays), prompts_per_round=6)
+    judge = ExactJudge(score_caption)
+    fit(world, tmp_path, data=data, callbacks=[resampler(judge)], steps=5)
+    rows = [json.loads(line) for line in (tmp_path / "rounds/1/candidates.0-1.jsonl").read_text().splitlines()]
+    scopes = [row["meta"]["scope"] for row in rows[::3]]
+    assert scopes.count("video") == 2 and scopes.count("interval") == 4  # as the weights say
+    pairs = pairs_of(tmp_path, 1)
+    assert {pair["meta"]["scope"] for pair in pairs} == {"video", "interval"}
+    asked = {row["prompt_id"]: row for row in rows}
+    for pair in pairs:
+        record = asked[pair["id"].removesuffix("/round-1")]
+        c = score_caption(pair["chosen"], record)
+        assert pair["scores"]["chosen"] == (c.missed + c.incorrect + c.hallucinated) / c.num_events
+        # the ground truth beside an interval's pair is of the interval too
+        truth = score_caption(pair["ground_truth"], record)
+        assert truth.missed == truth.incorrect == truth.hallucinated == 0 < truth.num_events
+    later = {row["id"] for batch in data.candidate_loader(2) for row in batch["records"]}
+    assert len(later) == 6 and later.isdisjoint(row["prompt_id"] for row in rows)
+
+
+@pytest.fixture(scope="module")
+def question_pairs(world, tmp_path_factory):
+    path = tmp_path_factory.mktemp("questions") / "pairs.jsonl"
+    main(["pairs", "questions", str(world / "questions.jsonl"), "--out", str(path)])
+    return str(path)
+
+
+def test_questions_come_in_where_the_schedule_says_and_a_cut_run_sees_the_same(world, tmp_path, question_pairs):
+    def data():
+        return make_data(world, questions=QuestionMix(question_pairs, share=0.5, from_round=2))
+
+    module, seen, _ = fit(world, tmp_path / "straight", data=data(), steps=7)
+    captions, folder = pairs_of(tmp_path / "straight", 2), tmp_path / "straight" / "rounds"
+    assert not (folder / "1" / "mixed.jsonl").exists()
+    mixed = [json.loads(line) for line in (folder / "2" / "mixed.jsonl").read_text().splitlines()]
+    questions = mixed[len(captions) :]
+    assert mixed[: len(captions)] == captions and len(questions) == len(captions)
+    for pair in questions:
+        assert (
+            pair["chosen"] == pair["ground_truth"] != pair["rejected"] and pair["rejected"] in pair["meta"]["options"]
+        )
+        assert pair["id"].endswith("/pair/round-2") and pair["round"] == 2
+    trained = {row for batch in seen[4:6] for row in batch}
+    assert trained <= {pair["id"] for pair in mixed} and trained & {pair["id"] for pair in questions}
+    for step in (3, 5):
+        ckpt = tmp_path / "straight" / "steps" / f"step={step}.ckpt"
+        resumed, rest, _ = fit(world, tmp_path / f"cut-{step}", data=data(), steps=7, ckpt=ckpt)
+        assert rest == seen[step:]
+        expected = weights(module)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
+
+
+def test_questions_that_are_no_pairs_are_refused_before_training(world, tmp_path, question_pairs):
+    asked = QuestionMix(str(world / "questions.jsonl"))
+    with pytest.raises(ValueError, match=r"data\.questions, row .*empty chosen; .*pairs questions"):
+        fit(world, tmp_path, data=make_data(world, questions=asked))
+    rows = [json.loads(line) for line in Path(question_pairs).read_text().splitlines()]
+    write_overlay(tmp_path / "bare.jsonl", [{**row, "ground_truth": None} for row in rows])
+    bare = QuestionMix(str(tmp_path / "bare.jsonl"))
+    with pytest.raises(ValueError, match="empty ground_truth"):
+        fit(world, tmp_path, data=make_data(world, questions=bare, with_ground_truth=True))
+    with pytest.raises(ValueError, match="does not exist"):
+        fit(world, tmp_path, data=make_data(world, questions=QuestionMix(str(tmp_path / "none.jsonl"))))
 
 
 def test_what_cannot_work_is_refused_before_training(world, tmp_path):

@@ -45,7 +45,7 @@ def test_training_sees_drawn_labels_in_every_round_and_validation_the_true_ones(
     train = data.train_dataloader()
     first = texts(train)
     assert first == {row["id"]: shuffled_labels(row, 3)["chosen"] for row in rows}
-    data.begin_round(str(tmp_path / "later.jsonl"))
+    data.begin_round(str(tmp_path / "later.jsonl"), 1)
     assert texts(train) == {row["id"]: shuffled_labels(row, 3)["chosen"] for row in later}
     true = {row["id"]: row["chosen"] for row in rows}
     assert texts(data.val_dataloader()[0]) == true != first

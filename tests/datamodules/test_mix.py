@@ -2,6 +2,7 @@ import pytest
 
 from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.mix import Mix, OverlayShare, overlay_files, part_of, read_parts, write_part
+from lit_vpo.datamodules.order import interleave
 from lit_vpo.datamodules.overlay import write_overlay
 from lit_vpo.datamodules.quarantine import Quarantine
 from lit_vpo.datamodules.reader import RecordReader
@@ -56,6 +57,27 @@ def test_origins_follow_the_rows_that_the_reader_keeps(rounds, clips, tmp_path):
 def test_weights_outside_0_to_1_are_refused(rounds, weight):
     with pytest.raises(ValueError, match=r"weight of overlay .*round1.jsonl must lie in \(0, 1\]"):
         Mix.load([OverlayShare(f"{rounds}/round1.jsonl", weight)])
+
+
+def test_lists_take_turns_in_the_ratio_of_what_they_show():
+    # a turn: 4 of 4 and 2 of 4 elements, evenly spread
+    turn = [(0, 0), (1, 0), (0, 1), (0, 2), (1, 1), (0, 3)]
+    assert interleave([4, 4], [1.0, 0.5], 0) == turn
+    assert interleave([4, 4], [1.0, 0.5], 1) == [(n, p + 2 * n) for n, p in turn]  # list 1 goes on where it stands
+    assert interleave([4, 4], [1.0, 0.5], 2) == turn
+    assert interleave([3], [1.0], 1, 2) == [(0, 2), (0, 0)]
+    assert interleave([3], [1.0], 1, 99) == interleave([3], [1.0], 0)
+
+
+@pytest.mark.parametrize("size", [1, 5, 7, 13, 99])
+def test_no_part_of_the_stream_holds_an_element_twice_and_its_lists_stand_in_their_ratio(size):
+    counts, weights = [11, 7, 3], [0.5, 1.0, 0.4]
+    shown = [6, 7, 1]  # 5.5, 7 and 1.2, rounded
+    for part in range(20):
+        found = interleave(counts, weights, part, size)
+        assert len(set(found)) == len(found) == min(size, 14)
+        for number, many in enumerate(shown):
+            assert abs(sum(n == number for n, _ in found) - len(found) * many / 14) <= 1.5
 
 
 def test_a_glob_without_a_match_and_a_missing_file_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """MotionWorld: the world says the truth, the parser reads it back, the counts are exact."""
 
 import random
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 
@@ -8,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from lit_vpo.cli import main
 from lit_vpo.datamodules.motion_world import (
     HABITS,
     Noise,
@@ -22,8 +24,9 @@ from lit_vpo.datamodules.motion_world import (
 from lit_vpo.datamodules.motion_world import scene as scene_module
 from lit_vpo.datamodules.motion_world.glimpses import STEPS, label_tokens, step_between
 from lit_vpo.datamodules.motion_world.render import SAMPLE_RATE, Look, encode, look, render, sound
-from lit_vpo.datamodules.motion_world.scene import MAX_SECONDS, MIN_SECONDS, held_out
-from lit_vpo.datamodules.motion_world.shards import write_world
+from lit_vpo.datamodules.motion_world.scene import MAX_SECONDS, MIN_SECONDS, held_out, scene_of
+from lit_vpo.datamodules.motion_world.shards import write_tasks, write_world
+from lit_vpo.datamodules.reader import join
 
 SCENES = [sample_scene("train", 0, index) for index in range(200)]
 
@@ -168,6 +171,58 @@ def test_counts_by_hand(caption, expected):
     assert c.num_events == 3
     got = (c.missed, c.incorrect, c.hallucinated, c.discordant_pairs, c.matched_pairs, c.repeated_sentences)
     assert (*got, c.unsupported_words) == expected
+
+
+# events from 0.5 to 1.5, from 2 to 3 and from 3.5 to 4.5 seconds: their middles are 1, 2.5 and 4
+@pytest.mark.parametrize(
+    ("interval", "caption", "expected"),  # (events, missed, incorrect, hallucinated, discordant)
+    [
+        ([0, 2.5], "The red square moves left.", (1, 0, 0, 0, 0)),  # the end is excluded
+        ([2.5, 5], "The blue circle grows. The red square spins.", (2, 0, 0, 0, 0)),  # the beginning is included
+        ([2.5, 5], "The red square spins. The blue circle grows.", (2, 0, 0, 0, 1)),
+        ([1.2, 2.2], "The red square moves left.", (0, 0, 0, 1, 0)),  # two events touch it, none has its middle in it
+        ([1.2, 2.2], "Nothing happens.", (0, 0, 0, 0, 0)),
+        ([0.9, 1.1], "The red square moves left.", (1, 0, 0, 0, 0)),  # shorter than its event
+        ([0, 2], "The red square spins.", (1, 0, 1, 0, 0)),  # true later on, wrong here: it stands for the move
+        ([0, 2], "The red square moves left. The blue circle grows.", (1, 0, 0, 1, 0)),
+        ([2, 5], "The red square moves left. The red square spins.", (2, 1, 0, 1, 0)),
+    ],
+)
+def test_captions_of_intervals_by_hand(interval, caption, expected):
+    c = score_caption(caption, RECORD | {"meta": {"scope": "interval", "interval": interval}})
+    assert (c.num_events, c.missed, c.incorrect, c.hallucinated, c.discordant_pairs) == expected
+
+
+def test_the_true_caption_of_an_interval_has_no_error_and_the_whole_one_tells_too_much():
+    for scene in SCENES:
+        (row,) = tasks.rows(scene, tasks.MIXES["intervals"], 1, "intervals")
+        record = join(tasks.base_record(scene), row)
+        inside = language.within(scene, tuple(record["meta"]["interval"]))
+        right = score_caption(record["ground_truth"], record)
+        assert (right.num_events, right.missed, right.incorrect, right.hallucinated) == (len(inside), 0, 0, 0)
+        whole = score_caption(tasks.base_record(scene)["ground_truth"], record)
+        assert (whole.missed, whole.incorrect + whole.hallucinated) == (0, len(scene.of()) - len(inside))
+
+
+def test_tasks_for_clips_that_are_there_are_the_ones_written_beside_new_ones(world, tmp_path):
+    shutil.copytree(world, tmp_path / "copy")
+    for name in ("intervals", "captions"):
+        (tmp_path / "copy" / f"{name}.jsonl").unlink()
+    main(["data", "tasks", str(tmp_path / "copy"), "--mix", "intervals", "--mix", "captions", "--rows-per-clip", "2"])
+    for name in ("intervals", "captions"):
+        assert (tmp_path / "copy" / f"{name}.jsonl").read_bytes() == (world / f"{name}.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="unknown mixes"):
+        write_tasks(tmp_path / "copy", ["nothing"])
+    with pytest.raises(ValueError, match="need a mix"):
+        write_tasks(tmp_path / "copy", [])
+
+
+def test_a_key_holds_its_scene():
+    for scene in SCENES:
+        assert scene_of(scene.key) == scene
+    for key in ("clip-1", "train-0-1", "train-00-000001", "train-0-0000001"):
+        with pytest.raises(ValueError, match="no key of MotionWorld"):
+            scene_of(key)
 
 
 def test_modalities_and_intervals_choose_the_events():

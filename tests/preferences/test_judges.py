@@ -33,6 +33,22 @@ def request(text, **record):
     return Request(text, True, {"key": "a", "ground_truth": "b"} | record)
 
 
+def test_a_judge_is_asked_about_the_events_of_the_interval_alone():
+    times = {"early": (0.0, 2.0), "across": (1.0, 3.0), "late": (2.0, 4.5)}
+    events = [{"text": text, "start_s": start, "end_s": end} for text, (start, end) in times.items()]
+
+    def asked(**meta):
+        return [event["text"] for event in request("a", events=events, meta=meta).events]
+
+    assert asked() == asked(scope="video") == list(times)
+    assert asked(interval=[0.0, 2.0]) == ["early"]  # the middle of the second is 2.0, where the interval has ended
+    assert asked(interval=[2.0, 4.0]) == ["across", "late"]
+    assert asked(interval=[4.0, 9.0]) == [] == request("a", meta={"interval": [0, 1]}).events
+    with pytest.raises(ValueError, match="asks about an interval; give each event start_s and end_s"):
+        request("a", events=[{"text": "a dog barks"}], meta={"interval": [0, 1]}).events  # noqa: B018
+    assert request("a", events=[{"text": "a dog barks"}]).events == [{"text": "a dog barks"}]
+
+
 def test_the_exact_judge_counts_by_its_scorer():
     judge = ExactJudge(by_length)
     assert isinstance(judge, Judge)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from lit_vpo.metrics.captions import CaptionCounts
+from lit_vpo.metrics.captions import CaptionCounts, asked_events
 
 _TRUTH = ("key", "prompt", "ground_truth", "events", "media")
 
@@ -24,6 +24,11 @@ class Request:
     text: str
     finished: bool
     record: dict[str, Any]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The events to judge by: the record's, or those of the interval that its prompt asks about."""
+        return asked_events(self.record)
 
     @property
     def key(self) -> str:
