@@ -9,7 +9,7 @@ from lit_vpo.batch import Batch, PromptBatch, QuestionBatch
 from lit_vpo.metrics import OptionAccuracy
 from lit_vpo.models import weights_hash
 from lit_vpo.modules.generation import Decoding, generate
-from lit_vpo.modules.policy import IGNORED, PolicyModule
+from lit_vpo.modules.policy import IGNORED, NO_GENERATION, PolicyModule
 from lit_vpo.modules.scoring import video_inputs
 
 
@@ -71,8 +71,10 @@ class VideoLMModule(PolicyModule):
             `max_new_tokens`).
 
         Raises:
-            ValueError: If candidates could not differ.
+            ValueError: If candidates could not differ, or weights are sharded.
         """
+        if self.device_mesh is not None:
+            raise ValueError(NO_GENERATION)
         decoding = decoding or self.decoding
         if num_candidates > 1 and decoding.temperature is None:
             raise ValueError("without a temperature all candidates are the likeliest answer; set temperature: 1.0")
