@@ -16,11 +16,22 @@ class CaptionScores(Callback):
 
     Args:
         scorer: Counts the errors of one caption against its record; see `lit_vpo.protocols.CaptionScorer`.
+
+    Raises:
+        ValueError: In `setup`, if weights are sharded: then nothing can be generated.
     """
 
     def __init__(self, scorer: CaptionScorer) -> None:
         self.scorer = scorer
         self.errors: dict[str, CaptionErrors] = {}
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if pl_module.device_mesh is not None:
+            raise ValueError(
+                "CaptionScores reads captions, which ranks with sharded weights cannot generate; leave it and the "
+                "prompts out of this run, and validate its checkpoints with trainer.strategy: auto"
+            )
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -18,7 +18,8 @@ class SavePretrained(Callback):
         dtype: Number format of the stored weights.
 
     Raises:
-        ValueError: Before training, if the module has no `network` or the network carries an adapter.
+        ValueError: Before training, if the module has no `network`, its weights are sharded, or the network carries an
+            adapter.
     """
 
     def __init__(self, path: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> None:
@@ -30,6 +31,10 @@ class SavePretrained(Callback):
         if not isinstance(pl_module, HasNetwork):
             raise ValueError(
                 f"SavePretrained needs a module with `network` and `model`; {type(pl_module).__name__} has none"
+            )
+        if pl_module.device_mesh is not None:
+            raise ValueError(
+                "SavePretrained writes from one rank, which has a shard of this network: use the command export --to hf"
             )
 
     @override

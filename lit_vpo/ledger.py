@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lit_vpo.lora import ADAPTER, lora_layers
 from lit_vpo.models.loading import plain_name
 from lit_vpo.pristine import PristineWeights
+from lit_vpo.sharding import full, split_like
 
 Entry = dict[str, list[Any]]  # layer -> [A, B, a_i s]
 
@@ -51,7 +52,7 @@ class Ledger:
         entry: Entry = {}
         for name, layer in lora_layers(net):
             matrices = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
-            entry[plain_name(name)] = [*(m.detach().cpu().clone() for m in matrices), weight * layer.scaling[ADAPTER]]
+            entry[plain_name(name)] = [*(full(m).cpu().clone() for m in matrices), weight * layer.scaling[ADAPTER]]
         self.entries.append(entry)
         return self.apply(net)
 
@@ -66,8 +67,8 @@ class Ledger:
         for name, weight in merge_targets(net, self.names()).items():
             pristine = self.pristine(name).to(weight.device, torch.float32)
             exact = pristine + _update(self.entries, name, weight)
-            weight.copy_(exact)
-            error = weight.float() - exact
+            weight.copy_(split_like(exact, weight))
+            error = exact.to(weight.dtype).float() - exact
             largest = max(largest, float(error.abs().max()))
             difference += float(error.double().square().sum())
             update += float((exact - pristine).double().square().sum())

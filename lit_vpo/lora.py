@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_vpo.models.registry import Family
 from lit_vpo.randomness import generator
+from lit_vpo.sharding import split_like
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -109,7 +110,7 @@ def reset_adapter(net: nn.Module, seed: int, round_index: int = 0) -> None:
         a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         fresh = torch.empty(a.shape)
         nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator(seed, "lora", round_index, name))
-        a.copy_(fresh)
+        a.copy_(split_like(fresh, a))
         b.zero_()
 
 

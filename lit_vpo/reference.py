@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from typing_extensions import override
 
 from lit_vpo.lora import ADAPTER, copy_adapter, lora_layers, plain, refuse_unrestorable
 from lit_vpo.models import weights_hash
+from lit_vpo.sharding import for_checkpoint, full, shard, split_like
 
 ReferenceName = Literal["adapter_off", "second_adapter", "frozen_copy"]
 SECOND = "reference"  # PEFT's name of the second adapter
@@ -45,6 +47,13 @@ class Reference(nn.Module, ABC):
             ValueError: If the policy trains what this reference cannot restore.
         """
         refuse_unrestorable(net)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Split what it does not have from the policy's network over ranks.
+
+        Args:
+            mesh: See `lit_vpo.sharding.shard`.
+        """
 
     @override
     def train(self, mode: bool = True) -> "Reference":
@@ -143,7 +152,7 @@ class SecondAdapter(Reference):
         digest = hashlib.sha256(frozen_hash.encode())
         for name, layer in lora_layers(net):
             for matrix in (layer.lora_A[SECOND].weight, layer.lora_B[SECOND].weight):
-                digest.update(name.encode() + matrix.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+                digest.update(name.encode() + full(matrix).to("cpu", torch.float32).contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -163,6 +172,10 @@ class FrozenCopy(Reference):
         self.net = copy.deepcopy(net, frozen).requires_grad_(False).eval()
 
     @override
+    def shard(self, mesh: DeviceMesh) -> None:
+        shard(plain(self.net), mesh)
+
+    @override
     @contextmanager
     def weights(self, net: Any) -> Iterator[Any]:
         with torch.no_grad():
@@ -178,14 +191,15 @@ class FrozenCopy(Reference):
     @override
     def state(self, net: Any) -> dict[str, Tensor]:
         own = dict(self.net.named_parameters())
-        return {name: own[name].detach().clone() for name, policy in net.named_parameters() if policy.requires_grad}
+        names = [name for name, policy in net.named_parameters() if policy.requires_grad]
+        return for_checkpoint({name: own[name].detach().clone() for name in names})
 
     @override
     @torch.no_grad()
     def load_state(self, net: Any, state: dict[str, Tensor]) -> None:
         own = dict(self.net.named_parameters())
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            own[name].copy_(split_like(tensor, own[name]))
 
     @override
     def hash(self, net: Any, frozen_hash: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_vpo.models.registry import Family, families, get_family
 from lit_vpo.models.tiny import TINY
+from lit_vpo.sharding import full
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -123,7 +124,8 @@ def weights_hash(source: nn.Module | str, frozen_only: bool = False, without: Co
     """Content hash of weights: sha256 over parameters and persistent buffers, sorted by name, read as fp32.
 
     Tied tensors count once. Since every format widens to fp32 without loss, a network and the folder that it came from
-    have the same hash; so have a network and the frozen part of a `PeftModel` around it.
+    have the same hash; so have a network and the frozen part of a `PeftModel` around it. Sharded tensors are gathered
+    one after the other, so all ranks must come here.
 
     Args:
         source: A network, or what `load_model` takes.
@@ -139,7 +141,7 @@ def weights_hash(source: nn.Module | str, frozen_only: bool = False, without: Co
     digest = hashlib.sha256()
     for name, tensor in sorted((plain_name(name), tensor) for name, tensor in tensors):
         if name not in without:
-            values = tensor.detach().to("cpu", torch.float32).contiguous()
+            values = full(tensor).to("cpu", torch.float32).contiguous()
             digest.update(f"{name} {tuple(values.shape)}".encode())
             digest.update(values.numpy().data)
     return digest.hexdigest()

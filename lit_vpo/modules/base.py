@@ -9,7 +9,7 @@ from lit_vpo.batch import Batch, PromptBatch, QuestionBatch
 from lit_vpo.metrics import OptionAccuracy
 from lit_vpo.models import weights_hash
 from lit_vpo.modules.generation import Decoding, answer_rows, decoded, generate
-from lit_vpo.modules.policy import IGNORED, PolicyModule
+from lit_vpo.modules.policy import IGNORED, NO_GENERATION, PolicyModule
 from lit_vpo.modules.scoring import video_inputs
 
 
@@ -71,7 +71,7 @@ class VideoLMModule(PolicyModule):
             `max_new_tokens`).
 
         Raises:
-            ValueError: If candidates could not differ.
+            ValueError: If candidates could not differ, or weights are sharded.
         """
         decoding = decoding or self.decoding
         if num_candidates > 1 and decoding.temperature is None:
@@ -89,7 +89,12 @@ class VideoLMModule(PolicyModule):
             decoding: How answers are drawn.
             purpose: Of the draws, a part of their address.
             num_candidates: Answers to each prompt.
+
+        Raises:
+            ValueError: If weights are sharded.
         """
+        if self.device_mesh is not None:
+            raise ValueError(NO_GENERATION)
         inputs = video_inputs(self.family, batch, self.encode(batch))
         addresses = [(self.seed, purpose, record["id"]) for record in batch["records"]]
         was_training = self.net.training

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch.distributed.device_mesh import DeviceMesh
 from typing_extensions import override
 
 from lit_vpo.lora import LoRASettings, plain
@@ -17,7 +18,13 @@ from lit_vpo.modules.start import TUNINGS, Tuning, build_network
 from lit_vpo.modules.trainables import DTypeName, TrainablesModule, adamw
 from lit_vpo.optim import OptimizerFactory
 from lit_vpo.schedules import Shape
+from lit_vpo.sharded_strategy import ShardedStrategy
+from lit_vpo.sharding import gathering, shard
 
+NO_GENERATION = (
+    "ranks with sharded weights cannot generate, because answers end at different tokens; leave prompts out of "
+    "validation, and run predict on the checkpoint with trainer.strategy: auto"
+)
 IGNORED = ["optimizer", "lora", "loss"]  # objects, which a checkpoint read with weights_only=True must not hold
 
 
@@ -93,7 +100,22 @@ class PolicyModule(TrainablesModule):
         return net
 
     @override
+    def check_sharded(self, stage: str) -> None:
+        if not isinstance(self.trainer.strategy, ShardedStrategy):
+            raise ValueError(
+                f"checkpoints of {type(self.trainer.strategy).__name__} are not those of unsharded runs; set "
+                "trainer.strategy: {class_path: lit_vpo.sharded_strategy.ShardedStrategy}"
+            )
+        if stage == "predict":
+            raise ValueError(NO_GENERATION)
+
+    @override
+    def shard(self, mesh: DeviceMesh) -> None:
+        shard(self.base, mesh)
+
+    @override
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if self.feature_cache is not None and self.features is None:
             self.configure_model()
             folder, limit = self.feature_cache, self.feature_cache_gb
@@ -155,16 +177,19 @@ class PolicyModule(TrainablesModule):
         Raises:
             ValueError: If rows and features do not fit.
         """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning == "full"):
+            features = gathering(self.base, lambda: self._encode(batch))
+        if features:
+            check_rows(batch, features, self.base.config, self.family.needs_token_types)
+        return features
+
+    def _encode(self, batch: Any) -> Features:
         media = batch["media"]
         if not media:  # a batch of text alone
             return []
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning == "full"):
-            if self.features is not None:
-                features = self.features.encode(self.base, media, batch["video_keys"])
-            else:
-                features = self.family.encode(self.base, media)
-        check_rows(batch, features, self.base.config, self.family.needs_token_types)
-        return features
+        if self.features is not None:
+            return self.features.encode(self.base, media, batch["video_keys"])
+        return self.family.encode(self.base, media)
 
     def logps(self, batch: Any, features: Features, net: Any = None) -> Logps:
         """Log-probabilities of every row's response; see `score`.
@@ -174,7 +199,8 @@ class PolicyModule(TrainablesModule):
             features: From `encode`.
             net: A plain network in place of the policy's.
         """
-        return score(self.base if net is None else net, self.family, batch, features, self.share_prefix)
+        net = self.base if net is None else net
+        return gathering(net, lambda: score(net, self.family, batch, features, self.share_prefix))
 
     @torch.no_grad()
     def guard_first_step(self, batch: Any, logps: Logps) -> None:
@@ -186,7 +212,12 @@ class PolicyModule(TrainablesModule):
         if not self.guarded:
             self.guarded = True
             check_finite(logps.tokens, "policy")
-        if self.check_video and not self.video_guarded and batch["media"]:
+        if self.check_video and not self.video_guarded and self._all_ranks(bool(batch["media"])):
             self.video_guarded = True
             blank = {k: torch.zeros_like(v) if k.startswith("pixel_values") else v for k, v in batch["media"].items()}
-            check_video_matters(logps.tokens, self.logps(batch, self.family.encode(self.base, blank)).tokens)
+            features = gathering(self.base, lambda: self.family.encode(self.base, blank))
+            check_video_matters(logps.tokens, self.logps(batch, features).tokens)
+
+    def _all_ranks(self, decision: bool) -> bool:
+        """The same decision everywhere: sharded, a forward that one rank leaves out would hang the others."""
+        return decision if self.device_mesh is None else self.trainer.strategy.reduce_boolean_decision(decision)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch.distributed.device_mesh import DeviceMesh
 from typing_extensions import override
 
 from lit_vpo.batch import PreferenceBatch
@@ -13,6 +14,7 @@ from lit_vpo.modules.base import VideoLMModule
 from lit_vpo.modules.policy import IGNORED
 from lit_vpo.modules.scoring import Features
 from lit_vpo.reference import SECOND, Reference, ReferenceName, SecondAdapter, make_reference
+from lit_vpo.sharding import gathering
 
 _PER_ROW = ("input_ids", "attention_mask", "labels", "video_index", "mm_token_type_ids")
 
@@ -57,6 +59,21 @@ class ReferencedModule(VideoLMModule):
         if self.reference is not None:
             self.reference.attach(net)
         return net
+
+    @override
+    def check_sharded(self, stage: str) -> None:
+        super().check_sharded(stage)
+        if self.reference_cache is not None:
+            raise ValueError(
+                "reference_cache cannot go with sharded weights, because a rank that finds its batch there would leave "
+                "out a forward that the others wait in; leave out reference_cache"
+            )
+
+    @override
+    def shard(self, mesh: DeviceMesh) -> None:
+        super().shard(mesh)
+        if self.reference is not None:
+            self.reference.shard(mesh)
 
     @override
     def settings(self) -> dict[str, Any]:
@@ -123,7 +140,9 @@ class ReferencedModule(VideoLMModule):
         """Score rows under the reference; it encodes their videos itself where its projector may be another one."""
         assert self.reference is not None
         with self.reference.weights(self.net) as net:
-            own = self.family.encode(net, batch["media"]) if self.reference.encodes and batch["media"] else features
+            own = features
+            if self.reference.encodes:
+                own = gathering(net, lambda: self.family.encode(net, batch["media"]) if batch["media"] else [])
             return self.logps(batch, own, net)
 
 

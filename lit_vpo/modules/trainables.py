@@ -5,14 +5,16 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities import grad_norm
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.utils import get_total_norm
 from typing_extensions import override
 
 from lit_vpo.models import Family, family_of, weights_hash
 from lit_vpo.modules.guards import check_frozen, check_ranks_agree
 from lit_vpo.optim import OptimizerFactory, param_groups, scheduled
 from lit_vpo.schedules import Shape, warmup_then
+from lit_vpo.sharding import full
 
 DTypeName = Literal["float32", "bfloat16"]
 
@@ -92,6 +94,31 @@ class TrainablesModule(LightningModule):
         self.family = family_of(self.model, self.family_name)
         self.net = self.build()
         self.frozen_hash = self.base_hash = weights_hash(self.net, frozen_only=True)
+        if self.device_mesh is not None:
+            self.shard(self.device_mesh["data_parallel"])
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self.device_mesh is not None:
+            self.check_sharded(stage)
+
+    def check_sharded(self, stage: str) -> None:
+        """Refuse what cannot be done with weights in shards; modules that can be sharded override it.
+
+        Args:
+            stage: fit, validate, test or predict.
+
+        Raises:
+            ValueError: By default always.
+        """
+        raise ValueError(f"{type(self).__name__} keeps its weights whole on every rank; set trainer.strategy: ddp")
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Split the network, which every rank has whole, over the ranks.
+
+        Args:
+            mesh: See `lit_vpo.sharding.shard`.
+        """
 
     @override
     def configure_optimizers(self) -> Any:
@@ -105,8 +132,7 @@ class TrainablesModule(LightningModule):
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.logs_now:
-            norms = grad_norm(self, norm_type=2)
-            self.log("grad_norm", norms.get("grad_2.0_norm_total", torch.tensor(0.0)))
+            self.log("grad_norm", full(get_total_norm([p.grad for p in self.parameters() if p.grad is not None])))
 
     @property
     def logs_now(self) -> bool:
@@ -128,8 +154,8 @@ class TrainablesModule(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in self.kept_names()}
+        state = checkpoint["state_dict"]  # empty on the ranks of a sharded run that do not write
+        checkpoint["state_dict"] = {name: state[name] for name in self.kept_names()} if state else {}
         checkpoint["lit_vpo"] = {"frozen_hash": self.base_hash, "settings": self.settings()}
 
     @override
