@@ -139,8 +139,9 @@ def test_the_controls_of_mrdpo_differ_from_it_in_what_they_say_alone(monkeypatch
     (boundary,) = (name for name, value in base if value == "lit_vpo.callbacks.LoRAMergeReinit")
     assert changed == {
         "mrdpo": {},
-        "shuffled": {"shuffle_labels": True},
-        "sft_gt": {"loss_weight": 0.0, "ce_weight": 1.0},
+        "dpo_only": {"ce_weight": 0.0},
+        "shuffled": {"ce_weight": 0.0, "shuffle_labels": True},
+        "sft_gt": {"loss_weight": 0.0},
         "sft_chosen": {"loss_weight": 0.0, "nll_weight": 1.0, "ce_weight": 0.0},
         "one_round": {"round_steps": 400},
         "no_merge": {
