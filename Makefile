@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(RUN) run experiments/demo.yaml
 
 test: .venv/installed check
-	.venv/bin/pytest
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
 
 check: .venv/installed
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
