@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from typing_extensions import override
 
+from lit_vpo.atomic import append_line, write_lines
 from lit_vpo.preferences.judges import Judge
 from lit_vpo.preferences.selection import select_pairs
 from lit_vpo.protocols import HasCandidates, HasRounds
@@ -104,20 +105,17 @@ class PreferenceResampler(RoundCallback):
     ) -> tuple[list[dict[str, Any]], int]:
         """All candidates of this rank, those of an earlier life of the run among them; and how many tokens are new."""
         path = folder / f"candidates.{trainer.global_rank}-{trainer.world_size}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for row in _read(path) if row["model"] == module.policy_identity]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_lines(path, map(json.dumps, rows))
         done = {row["prompt_id"] for row in rows}
         loader = data.candidate_loader(round_index, done, trainer.global_rank, trainer.world_size)
         tokens, tokenizer = 0, module.processor.tokenizer
-        with path.open("a", encoding="utf-8") as file:
-            for batch in track(loader, f"round {round_index}: candidates", disable=trainer.global_rank > 0):
-                batch = module.transfer_batch_to_device(batch, module.device, 0)
-                new = module.candidates(batch, self.num_candidates, self.temperature, self.top_p)
-                rows += new
-                file.write("".join(json.dumps(row) + "\n" for row in new))
-                file.flush()
-                tokens += sum(map(len, tokenizer([row["response"] for row in new])["input_ids"]))
+        for batch in track(loader, f"round {round_index}: candidates", disable=trainer.global_rank > 0):
+            batch = module.transfer_batch_to_device(batch, module.device, 0)
+            new = module.candidates(batch, self.num_candidates, self.temperature, self.top_p)
+            rows += new
+            append_line(path, "\n".join(map(json.dumps, new)))
+            tokens += sum(map(len, tokenizer([row["response"] for row in new])["input_ids"]))
         return rows, tokens
 
     def _report(
@@ -136,5 +134,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """Whole lines of a file; a line that a kill cut is left out."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.split("\n") if line]

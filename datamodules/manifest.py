@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from .atomic import read_lines, write_lines
+from lit_vpo.atomic import read_lines, write_lines
+
 from .container import AUDIO_EXTENSIONS, VIDEO_EXTENSIONS
 from .probe import probe
 from .quarantine import BadSample, Quarantine, forget

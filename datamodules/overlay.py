@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .atomic import read_lines, write_lines
+from lit_vpo.atomic import read_lines, write_lines
+
 from .fields import check_fields
 from .manifest import Manifest
 from .quarantine import read_quarantine

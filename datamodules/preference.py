@@ -1,5 +1,6 @@
 """Data for preference training: prompts with a chosen and a rejected response."""
 
+from collections.abc import Callable
 from typing import Any
 
 from .base import VideoShardDataModule
@@ -8,6 +9,7 @@ from .loader import ShardLoader
 from .mix import Mix
 from .reader import RecordReader
 from .responses import Kind
+from .writers import check_writers
 
 
 class PreferenceDataModule(VideoShardDataModule):
@@ -24,6 +26,8 @@ class PreferenceDataModule(VideoShardDataModule):
             fewer is a bad sample; those beyond are not used.
         shuffle_labels: Train with chosen and rejected swapped in a random half of the rows, drawn by ``seed``: a
             control, which must gain nothing from the preferences. Evaluation keeps the labels.
+        other_policy: Allow answers of another policy than the one that is trained (transfer, data of other people's
+            runs that name their writer); by default they are refused, since DPO's pairs are the policy's own here.
         **kwargs: The other arguments of :class:`VideoShardDataModule`.
 
     """
@@ -37,6 +41,7 @@ class PreferenceDataModule(VideoShardDataModule):
         with_ground_truth: bool = False,
         num_negatives: int = 1,
         shuffle_labels: bool = False,
+        other_policy: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
@@ -45,7 +50,19 @@ class PreferenceDataModule(VideoShardDataModule):
         if shuffle_labels and num_negatives > 1:
             raise ValueError(f"shuffle_labels swaps two responses; num_negatives must be 1, got {num_negatives}")
         self.with_ground_truth, self.num_negatives = with_ground_truth, num_negatives
-        self.shuffle_labels = shuffle_labels
+        self.shuffle_labels, self.other_policy = shuffle_labels, other_policy
+
+    def check_writers(self, policy_hash: Callable[[], str]) -> str:
+        """Refuse training pairs of another policy unless ``other_policy``; says whose they are.
+
+        Args:
+            policy_hash: Of the policy under training, as ``predict`` writes it.
+
+        Raises:
+            ValueError: Pairs name another policy as their writer.
+
+        """
+        return check_writers(self.loaders["train"].reader.rows, policy_hash, self.other_policy)
 
     def train_collator(self) -> Collator:
         """Collator of pairs, with ground-truth rows where asked for."""

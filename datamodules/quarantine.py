@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal, TypedDict, cast
 
-from .atomic import append_line, read_lines, write_lines
+from lit_vpo.atomic import append_line, read_lines, write_lines
 
 log = logging.getLogger(__name__)
 

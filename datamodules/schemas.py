@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_vpo.atomic import read_lines
+
 from . import formats_answers, formats_pairs  # noqa: F401  they register themselves, pairs first
-from .atomic import read_lines
 from .fields import Row, check_fields
 from .formats import SCHEMAS, Schema, register, strip_tags
 from .mix import place_of

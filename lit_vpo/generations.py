@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lit_vpo.datamodules.atomic import read_lines
+from lit_vpo.atomic import read_lines
 from lit_vpo.metrics.captions import CaptionCounts
 from lit_vpo.preferences.registry import resolve
 from lit_vpo.protocols import CaptionScorer

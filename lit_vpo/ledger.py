@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_vpo.lora import ADAPTER, lora_layers
-from lit_vpo.models.loading import plain_name
+from lit_vpo.models.loading import own_tensors, plain_name, tensors_hash
 from lit_vpo.pristine import PristineWeights
 from lit_vpo.sharding import full, split_like
 
@@ -49,11 +49,7 @@ class Ledger:
             net: A `PeftModel`.
             weight: a, the share of the adapter that is merged.
         """
-        entry: Entry = {}
-        for name, layer in lora_layers(net):
-            matrices = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
-            entry[plain_name(name)] = [*(full(m).cpu().clone() for m in matrices), weight * layer.scaling[ADAPTER]]
-        self.entries.append(entry)
+        self.entries.append(live_entry(net, weight))
         return self.apply(net)
 
     @torch.no_grad()
@@ -111,6 +107,43 @@ class Ledger:
         if unknown:
             raise ValueError(f"the ledger has adapters of layers that this base has not: {', '.join(unknown[:5])}")
         self.entries = [dict(entry) for entry in state]
+
+
+@torch.no_grad()
+def live_entry(net: nn.Module, weight: float = 1.0) -> Entry:
+    """The adapter under training, copied to the host.
+
+    Args:
+        net: A `PeftModel`.
+        weight: a, the share of it that counts.
+    """
+    entry: Entry = {}
+    for name, layer in lora_layers(net):
+        matrices = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
+        entry[plain_name(name)] = [*(full(m).cpu().clone() for m in matrices), weight * layer.scaling[ADAPTER]]
+    return entry
+
+
+@torch.no_grad()
+def policy_hash(net: nn.Module, ledger: Ledger | None = None) -> str:
+    """Content hash of the plain network that a policy is, as `weights_hash` of that network.
+
+    It is the same whether the adapters are live, retired to a ledger, or merged where a run begins (`init_from`).
+
+    Args:
+        net: A `PeftModel`, or a plain network.
+        ledger: Of a policy in rounds.
+    """
+    entries = [*(ledger.entries if ledger else []), live_entry(net)]
+
+    def merged(name: str, weight: Tensor) -> Tensor:
+        layer = name.removesuffix(".weight")
+        if layer not in entries[-1]:
+            return weight
+        own = full(weight).cpu() if ledger is None else ledger.pristine(layer)
+        return (own.float() + _update(entries, layer, own)).to(weight.dtype)
+
+    return tensors_hash((name, merged(name, t)) for name, t in own_tensors(net) if ".lora_" not in name)
 
 
 @torch.no_grad()

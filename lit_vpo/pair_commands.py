@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_vpo.datamodules.atomic import read_lines, write_lines
+from lit_vpo.atomic import read_lines, write_lines
 from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.mix import Mix
 from lit_vpo.datamodules.overlay import Overlay

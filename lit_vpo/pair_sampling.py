@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 from rich.console import Console
 from rich.progress import track
 
-from lit_vpo.datamodules.atomic import append_line, read_lines, write_lines
+from lit_vpo.atomic import append_line, read_lines, write_lines
 from lit_vpo.datamodules.clips import ClipReader
 from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.mix import Mix

@@ -26,6 +26,7 @@ class PristineWeights:
         index = {} if folder is None else _index(folder)
         self.places: dict[str, Place] = {}
         self.copies: dict[str, Tensor] = {}
+        self.formats = {name: weight.dtype for name, weight in weights.items()}
         for name, weight in weights.items():
             place = _place(index, name, weight)
             if place is None:
@@ -34,8 +35,8 @@ class PristineWeights:
                 self.places[name] = place
 
     def __call__(self, name: str) -> Tensor:
-        """A layer's weight on the CPU, in the format that its file or the network has it."""
-        return self.copies[name] if name in self.copies else _read(self.places[name])
+        """A layer's weight on the CPU, as the network held it: a file may hold it finer."""
+        return self.copies[name] if name in self.copies else _read(self.places[name]).to(self.formats[name])
 
 
 def _index(folder: Path) -> dict[str, list[Place]]:

@@ -97,6 +97,21 @@ class HasCandidates(Protocol):
         """Train on a round's overlay, of which all ranks have written their part, from the next batch on."""
 
 
+@runtime_checkable
+class HasWriters(Protocol):
+    """A data module that knows whose answers its training pairs are."""
+
+    def check_writers(self, policy_hash: Callable[[], str]) -> str:
+        """Refuse answers of another policy where they were not asked for; says whose they are.
+
+        Args:
+            policy_hash: Of the policy under training; called only where pairs name their writer.
+
+        Raises:
+            ValueError: Another policy wrote them.
+        """
+
+
 CaptionScorer = Callable[[str, dict[str, Any]], CaptionCounts]
 """Counts the errors of a caption (first argument) against what a record says about its video."""
 
@@ -108,5 +123,6 @@ __all__ = [
     "HasNetwork",
     "HasReference",
     "HasRounds",
+    "HasWriters",
     "SharesPrefix",
 ]

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lit_vpo.atomic import read_lines, write_lines
 from lit_vpo.compare import Comparison
-from lit_vpo.datamodules.atomic import read_lines, write_lines
 from lit_vpo.generations import finite
 
 

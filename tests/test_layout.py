@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lit_vpo"
 
 # floor by module; a module may import from its own floor and below, and siblings of floor 2 never import each other
 FLOORS = {
-    0: {"batch", "protocols", "schedules", "losses", "metrics", "randomness", "_torchvision_guard"},
+    0: {"atomic", "batch", "protocols", "schedules", "losses", "metrics", "randomness", "_torchvision_guard"},
     1: {
         "endpoint",
         "models",

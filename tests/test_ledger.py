@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_vpo.ledger import new_ledger
+from lit_vpo.ledger import fold, live_entry, new_ledger, policy_hash
 from lit_vpo.lora import LoRASettings, add_lora, lora_layers, reset_adapter
 from lit_vpo.models import family_of, load_model, weights_hash
 
@@ -133,6 +133,19 @@ def test_a_ledger_replays_on_another_network_wrapped_or_plain():
     assert weights_hash(other, frozen_only=True) == weights_hash(net, frozen_only=True)
     replayed.apply(plain)
     assert weights_hash(plain) == weights_hash(net, frozen_only=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_policy_has_one_hash_however_its_adapters_are_held(dtype, rounds):
+    net, plain = adapted(dtype), load_model(NAME, dtype)
+    assert policy_hash(net) == policy_hash(plain) == weights_hash(plain)  # B = 0: still the base
+    ledger = merged_rounds(net, base_folder(), rounds)
+    train(net, 9)
+    fold(plain, [*ledger.entries, live_entry(net)])
+    assert policy_hash(net, ledger) == weights_hash(plain) != weights_hash(load_model(NAME, dtype))
+    train(net, 10)
+    assert policy_hash(net, ledger) != weights_hash(plain)
 
 
 def test_another_bases_ledger_is_refused():

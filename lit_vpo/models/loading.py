@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -133,17 +133,33 @@ def weights_hash(source: nn.Module | str, frozen_only: bool = False, without: Co
         without: Names of tensors to leave out.
     """
     net = load_model(source, "auto") if isinstance(source, str) else source
-    persistent = set(net.state_dict(keep_vars=True))
-    tensors: list[tuple[str, Tensor]] = [
-        (name, p) for name, p in net.named_parameters() if not (frozen_only and (p.requires_grad or ".lora_" in name))
+    tensors = [
+        (name, tensor)
+        for name, tensor in own_tensors(net)
+        if not (frozen_only and (tensor.requires_grad or ".lora_" in name)) and name not in without
     ]
+    return tensors_hash(tensors)
+
+
+def own_tensors(net: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and persistent buffers by plain name, in its order; tied ones once."""
+    persistent = set(net.state_dict(keep_vars=True))
+    tensors: list[tuple[str, Tensor]] = list(net.named_parameters())
     tensors += [(name, tensor) for name, tensor in net.named_buffers() if name in persistent]
+    return sorted(((plain_name(name), tensor) for name, tensor in tensors), key=lambda pair: pair[0])
+
+
+def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over names, shapes and values read as fp32, in the order given; sharded tensors are gathered.
+
+    Args:
+        tensors: One after the other is taken, so they need not be in memory at once.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted((plain_name(name), tensor) for name, tensor in tensors):
-        if name not in without:
-            values = full(tensor).to("cpu", torch.float32).contiguous()
-            digest.update(f"{name} {tuple(values.shape)}".encode())
-            digest.update(values.numpy().data)
+    for name, tensor in tensors:
+        values = full(tensor).to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(values.shape)}".encode())
+        digest.update(values.numpy().data)
     return digest.hexdigest()
 
 

@@ -6,8 +6,8 @@ import torch
 from typing_extensions import override
 
 from lit_vpo.batch import Batch, PromptBatch, QuestionBatch
+from lit_vpo.ledger import policy_hash
 from lit_vpo.metrics import OptionAccuracy
-from lit_vpo.models import weights_hash
 from lit_vpo.modules.generation import Decoding, answer_rows, decoded, generate
 from lit_vpo.modules.policy import IGNORED, NO_GENERATION, PolicyModule
 from lit_vpo.modules.scoring import video_inputs
@@ -124,7 +124,11 @@ class VideoLMModule(PolicyModule):
 
     @override
     def on_predict_start(self) -> None:
-        self.model_identity = {"name": self.model, "hash": weights_hash(self.net), "base": self.base_hash}
+        self.model_identity = {"name": self.model, "hash": self.policy_hash(), "base": self.base_hash}
+
+    def policy_hash(self) -> str:
+        """Content hash of the plain network that the policy is now; see `lit_vpo.ledger.policy_hash`."""
+        return policy_hash(self.net)
 
     @override
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from lit_vpo.losses import Logps
 from lit_vpo.modules.base import VideoLMModule
 from lit_vpo.modules.policy import IGNORED
 from lit_vpo.modules.scoring import Features
+from lit_vpo.protocols import HasWriters
 from lit_vpo.reference import SECOND, Reference, ReferenceName, SecondAdapter, make_reference
 from lit_vpo.sharding import gathering
 
@@ -90,6 +91,13 @@ class ReferencedModule(VideoLMModule):
         super().on_fit_start()
         if self.reference is not None:
             rank_zero_info(f"reference: {self.reference.name}, hash {self.reference_hash()[:12]}")
+
+    @override
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, HasWriters) and self.trainer.global_step == 0:  # a run that goes on has pairs of its own
+            rank_zero_info(data.check_writers(self.policy_hash))
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

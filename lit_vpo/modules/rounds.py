@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_vpo.batch import PromptBatch
-from lit_vpo.ledger import Ledger, new_ledger
+from lit_vpo.ledger import Ledger, new_ledger, policy_hash
 from lit_vpo.lora import ADAPTER, lora_layers, reset_adapter
 from lit_vpo.models import weights_hash
 from lit_vpo.models.loading import weights_folder
@@ -162,6 +162,10 @@ class RoundsModule(ReferencedModule):
         """Names the policy of this moment in what it writes, without reading its weights."""
         step = self.trainer.global_step
         return {"name": self.model, "base": self.base_hash, "reference": self.reference_hash(), "step": step}
+
+    @override
+    def policy_hash(self) -> str:
+        return policy_hash(self.net, self.ledger)
 
     def check_base(self) -> None:
         """Refuse to compare with the base where it is lost.

@@ -230,6 +230,25 @@ def test_what_cannot_work_is_refused_before_training(world, tmp_path):
             PreferenceResampler(ExactJudge(by_length), **wrong)
 
 
+def test_pairs_of_another_policy_are_refused_before_training(world, tmp_path):
+    rows = [json.loads(line) for line in (world / "pairs.jsonl").read_text().splitlines()]
+    own = make()
+    own.configure_model()
+
+    def written_by(digest):
+        write_overlay(tmp_path / "pairs.jsonl", [r | {"meta": {"model": {"name": "x", "hash": digest}}} for r in rows])
+        return make_data(world, train=Source(str(world), str(tmp_path / "pairs.jsonl"), 6), **more)
+
+    more = {}
+    assert fit(world, tmp_path / "own", own, written_by(own.policy_hash()), steps=1)[2].global_step == 1
+    with pytest.raises(ValueError, match="hold answers of another policy: 6 of x"):
+        fit(world, tmp_path / "other", data=written_by("f" * 64), steps=1)
+    more = {"other_policy": True}
+    straight, _, _ = fit(world, tmp_path / "asked", data=written_by("f" * 64), steps=3)
+    # what is asked for at the start is not asked again: later rounds' pairs are the run's own
+    fit(world, tmp_path / "asked", straight, written_by("e" * 64), steps=4, ckpt=tmp_path / "asked/steps/step=3.ckpt")
+
+
 def test_a_round_without_a_pair_stops_and_says_why(world, tmp_path):
     judge = ExactJudge(lambda text, record: CaptionCounts(100, 1, 0, 0, 0, 1, 1, 0, 1, 0))
     with pytest.raises(ValueError, match=r"round 1 has no pair: \{'margin': 4\}"):

@@ -1,6 +1,6 @@
 import pytest
 
-from lit_vpo.datamodules.atomic import append_line, read_lines, write_lines
+from lit_vpo.atomic import append_line, read_lines, write_lines
 
 
 @pytest.mark.parametrize("lines", [[], ["a"], ["a", "", "b"], ["a\u2028b\u2029c\u0085d\x0b\x0c\x1ce", "ä"]])

@@ -9,12 +9,11 @@ from pathlib import Path
 def read_lines(path: Path) -> list[str]:
     """Lines of a UTF-8 text file without their newlines, cut at newlines alone.
 
-    Not ``str.splitlines``: that also cuts at U+0085, U+2028 and U+2029, which ``json.dumps(ensure_ascii=False)`` leaves
+    Not `str.splitlines`: that also cuts at U+0085, U+2028 and U+2029, which `json.dumps(ensure_ascii=False)` leaves
     as they are inside a string.
 
     Raises:
         ValueError: The file is not UTF-8.
-
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -32,7 +31,6 @@ def append_line(path: Path, line: str) -> None:
     Args:
         path: The file.
         line: Without its newline.
-
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # unbuffered: a line goes out in one write, which O_APPEND keeps together
@@ -45,12 +43,11 @@ def append_line(path: Path, line: str) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Replace a text file by ``lines`` in one step: temporary file, fsync, rename.
+    """Replace a text file by `lines` in one step: temporary file, fsync, rename.
 
     Args:
         path: The file to write; its folder is made where missing.
         lines: Lines without their newline.
-
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
