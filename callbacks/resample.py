@@ -13,8 +13,8 @@ from rich.progress import track
 from typing_extensions import override
 
 from lit_vpo.atomic import append_line, write_lines
+from lit_vpo.preferences.candidates import select_pairs
 from lit_vpo.preferences.judges import Judge
-from lit_vpo.preferences.selection import select_pairs
 from lit_vpo.protocols import HasCandidates, HasRounds
 
 from .rounds import RoundCallback
@@ -31,7 +31,7 @@ class PreferenceResampler(RoundCallback):
         num_candidates: Answers to each prompt.
         temperature: Of the sampling.
         top_p: Of the sampling (video-SALMONN 2: 0.9).
-        margin: See `lit_vpo.preferences.selection.select_pairs`.
+        margin: See `lit_vpo.preferences.candidates.select_pairs`.
 
     Raises:
         ValueError: At construction for settings out of range; in `setup` without prompts, or where the weights are not

@@ -13,13 +13,13 @@ from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.mix import Mix
 from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.generations import load_scorer
+from lit_vpo.preferences.candidates import best_answers, select_pairs
 from lit_vpo.preferences.captions import caption_records
 from lit_vpo.preferences.corruption import corrupted
 from lit_vpo.preferences.judges import ExactJudge
 from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
 from lit_vpo.preferences.perturbations import perturbed_prompts
 from lit_vpo.preferences.questions import question_pairs
-from lit_vpo.preferences.selection import best_answers, select_pairs
 
 
 def write_prompts(
@@ -175,7 +175,7 @@ def write_best(generations: Sequence[str], out: str, scorer: str) -> None:
         scorer: Dotted path of a caption scorer.
 
     Raises:
-        ValueError: As `lit_vpo.preferences.selection.best_answers`.
+        ValueError: As `lit_vpo.preferences.candidates.best_answers`.
     """
     rows = [json.loads(line) for path in generations for line in read_lines(Path(path)) if line.strip()]
     best = best_answers(rows, ExactJudge(load_scorer(scorer)))

@@ -117,6 +117,15 @@ class DPOModule(RoundsModule):
                 "policy = reference and that the loss is ln 2 are off"
             )
 
+    @override
+    def check_sharded(self, stage: str) -> None:
+        super().check_sharded(stage)
+        if any(parameter.requires_grad for parameter in self.loss.parameters()):
+            raise ValueError(
+                f"{type(self.loss).__name__} has parameters of its own, which are not sharded beside the network's; "
+                "set trainer.strategy: ddp"
+            )
+
     def pair_logps(self, batch: PreferenceBatch, features: Features) -> PairLogps:
         """Score every row under the policy, chosen and rejected under the reference where the loss needs it.
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lit_vpo.callbacks import CaptionScores, LoRAMergeReinit, MemoryReport, ReferenceRefresh, SavePretrained
 from lit_vpo.datamodules import Clip, Collator
 from lit_vpo.lora import LoRASettings
+from lit_vpo.losses import DPOLoss
 from lit_vpo.models import load_processor, weights_hash
 from lit_vpo.modules import DPOModule, TowerModule
 from lit_vpo.sharded_strategy import ShardedStrategy
@@ -120,9 +121,12 @@ def refusals(folder):
     tower = TowerModule(NAME, {"task": 2})
     plain = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     prompts = DataLoader([batch([0], "prompt")], batch_size=None)
+    learned = DPOLoss()
+    learned.shift = torch.nn.Parameter(torch.zeros(()))
     tries = {
         "plain": (lambda: adapter(), "fit", {"strategy": plain}),
         "cache": (lambda: adapter(reference_cache=str(folder / "logps")), "fit", {}),
+        "loss": (lambda: adapter(loss=learned), "fit", {}),
         "scores": (lambda: adapter(), "fit", {"callbacks": [CaptionScores(len)]}),
         "saves": (lambda: whole(), "fit", {"callbacks": [SavePretrained(str(folder / "saved"))]}),
         "tower": (lambda: tower, "fit", {}),

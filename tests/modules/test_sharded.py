@@ -98,6 +98,7 @@ def test_hashes_of_both_ranks_are_those_of_the_same_weights_unsharded(folder, tw
     [
         ("plain", "checkpoints of ModelParallelStrategy are not those of unsharded runs; set trainer.strategy"),
         ("cache", "leave out reference_cache"),
+        ("loss", "DPOLoss has parameters of its own, which are not sharded"),
         ("scores", "leave it and the prompts out of this run"),
         ("saves", "use the command export --to hf"),
         ("tower", "TowerModule keeps its weights whole on every rank; set trainer.strategy: ddp"),

@@ -3,8 +3,8 @@
 import pytest
 
 from lit_vpo.metrics.captions import CaptionCounts
+from lit_vpo.preferences.candidates import best_answers, select_pairs
 from lit_vpo.preferences.judges import ExactJudge, Reply
-from lit_vpo.preferences.selection import best_answers, select_pairs
 
 
 def counts(text, record):
