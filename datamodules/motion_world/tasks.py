@@ -9,10 +9,11 @@ from typing import Any
 from .language import CAPTION_PROMPTS, INTERVALS, NOTHING, caption, details, event_rows, phrase, sentences, within
 from .noise import HABITS, Noise, noisy_caption
 from .parsing import score_caption
-from .questions import PLACES, ask
+from .questions import PLACES, Question, ask
 from .questions import prompt as question_prompt
 from .scene import Scene
 
+_DRAWS_PER_ROW = 100
 Row = dict[str, Any]
 Task = Callable[[Scene, Noise, random.Random], "Row | None"]
 
@@ -42,6 +43,8 @@ def base_record(scene: Scene) -> Row:
 def rows(scene: Scene, mix: Mix, num: int, name: str = "mix") -> list[Row]:
     """`num` overlay rows of one clip, drawn from the mix; a function of the scene's address and the mix's name.
 
+    A clip that after many draws answers none of the mix's tasks (order questions of a single event) has fewer rows.
+
     Raises:
         ValueError: If the mix names an unknown task.
     """
@@ -49,7 +52,9 @@ def rows(scene: Scene, mix: Mix, num: int, name: str = "mix") -> list[Row]:
         raise ValueError(f"unknown tasks {sorted(unknown)}; known: {', '.join(TASKS)}")
     rng = random.Random(f"tasks/{name}/{scene.key}")
     result: list[Row] = []
-    while len(result) < num:
+    for _ in range(_DRAWS_PER_ROW * num):
+        if len(result) == num:
+            break
         task = rng.choices(list(mix.weights), list(mix.weights.values()))[0]
         row = TASKS[task](scene, mix.noise, rng)
         if row is not None:
@@ -83,7 +88,15 @@ def seconds(scene: Scene, interval: str) -> tuple[float, float]:
 
 
 def _question(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
-    question = ask(scene, rng)
+    return _asked(ask(scene, rng))
+
+
+def _order_question(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
+    """Which of two comes first, what comes first or last of all: what TEMPO's order is worth beyond captions."""
+    return _asked(ask(scene, rng, ("order", "first/last")))
+
+
+def _asked(question: Question | None) -> Row | None:
     if question is None:
         return None
     return {
@@ -189,6 +202,7 @@ TASKS: dict[str, Task] = {
     "caption": _caption,
     "interval": _interval,
     "question": _question,
+    "order_question": _order_question,
     "stage": _stage,
     "timeline": _timeline,
     "second_clip": _second_clip,
@@ -217,6 +231,7 @@ MIXES = {
     "pairs": Mix({"pair": 1}),
     "captions": Mix({"caption": 1}),
     "questions": Mix({"question": 1}),
+    "order_questions": Mix({"order_question": 1}),
     "intervals": Mix({"interval": 1}),
     "paragraphs": Mix({"paragraph": 1}),
     "refinements": Mix({"refine": 1}),

@@ -204,6 +204,17 @@ def test_the_true_caption_of_an_interval_has_no_error_and_the_whole_one_tells_to
         assert (whole.missed, whole.incorrect + whole.hallucinated) == (0, len(scene.of()) - len(inside))
 
 
+def test_order_questions_ask_for_order_alone_and_clips_of_one_event_have_none():
+    for scene in SCENES:
+        rows = tasks.rows(scene, tasks.MIXES["order_questions"], 3, "order_questions")
+        events = [language.phrase(scene, event) for event in scene.of()]
+        assert len(rows) == (3 if len(events) > 1 else 0)
+        for row in rows:
+            named = [text for text in events if text in row["meta"]["options"]]
+            last = "last" in row["prompt"].split(" Options:")[0]
+            assert row["ground_truth"] == (events[-1] if last else named[0])
+
+
 def test_tasks_for_clips_that_are_there_are_the_ones_written_beside_new_ones(world, tmp_path):
     shutil.copytree(world, tmp_path / "copy")
     for name in ("intervals", "captions"):
