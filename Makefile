@@ -7,7 +7,7 @@ install: .venv/installed
 
 .venv/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install -c constraints.txt -e '.[test,bench,torchcodec]'
+	.venv/bin/pip install -c constraints.txt -e '.[test,bench,torchcodec,selection]'
 	touch .venv/installed
 
 demo: .venv/installed

@@ -11,6 +11,7 @@ from typing import Any
 import lit_vpo
 from lit_vpo.cli_pairs import add_pairs
 from lit_vpo.cli_runs import add_results, add_run, pair
+from lit_vpo.cli_select import add_select
 
 TRAINING = {
     "fit": "train: fit -c CONFIG.yaml [--ckpt_path last] [--KEY VALUE ...]",
@@ -119,12 +120,16 @@ def _add_data(commands: Any) -> None:
     )
     world.add_argument("--rows-per-clip", type=int, default=1)
     world.add_argument("--num-workers", type=int, default=0)
+    world.add_argument(
+        "--shots", type=int, metavar="N", help="join N clips to each video, so that its shots are known (no --mix)"
+    )
     world.set_defaults(command=_world)
     tasks = data.add_parser("tasks", help="overlays of tasks for clips of MotionWorld that are there")
     tasks.add_argument("dir")
     tasks.add_argument("--mix", action="append", default=[], required=True, help="such as intervals (repeatable)")
     tasks.add_argument("--rows-per-clip", type=int, default=1)
     tasks.set_defaults(command=_tasks)
+    add_select(data)
 
 
 def _add_export(commands: Any) -> None:
@@ -167,8 +172,14 @@ def _show(args: argparse.Namespace) -> int | None:
 
 
 def _world(args: argparse.Namespace) -> int | None:
+    from lit_vpo.datamodules.motion_world.joined import write_joined
     from lit_vpo.datamodules.motion_world.shards import write_world
 
+    if args.shots is not None:
+        if args.mix:
+            raise ValueError("--mix asks about single clips; leave it or --shots out")
+        write_joined(args.out, args.split, args.num, args.seed, args.shots, num_workers=args.num_workers)
+        return None
     write_world(args.out, args.split, args.num, args.seed, args.mix, args.rows_per_clip, num_workers=args.num_workers)
     return None
 

@@ -35,6 +35,7 @@ FLOORS = {
         "cli",
         "cli_pairs",
         "cli_runs",
+        "cli_select",
         "lightning_cli",
         "checkpoint_io",
         "pair_commands",
@@ -51,6 +52,8 @@ FLOORS = {
         "round_curves",
         "generations",
         "export",
+        "video_scan",
+        "video_selection",
         "__main__",
     },
 }

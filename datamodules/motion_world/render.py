@@ -168,10 +168,31 @@ def encode(scene: Scene, size: int = 64, fps: int = 8) -> bytes:
     Raises:
         ValueError: If size or fps cannot make such a file.
     """
-    import av
+    check_pictures(size, fps)
+    return encode_pictures(render(scene, size, fps), sound(scene), fps)
 
+
+def check_pictures(size: int, fps: int) -> None:
+    """Refuse what cannot be encoded.
+
+    Raises:
+        ValueError: If size or fps are out of range.
+    """
     if size < 32 or size % 2 or fps < 4:
         raise ValueError(f"size must be even and >= 32, fps >= 4 (16 frames in 4 s); got size={size}, fps={fps}")
+
+
+def encode_pictures(pictures: Frames, track: npt.NDArray[np.int16], fps: int) -> bytes:
+    """The same file of pictures and sound that are there.
+
+    Args:
+        pictures: (T, size, size, 3) uint8.
+        track: (samples,) int16, 16 kHz mono.
+        fps: Frames per second.
+    """
+    import av
+
+    size = pictures.shape[1]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         video = container.add_stream(
@@ -181,10 +202,10 @@ def encode(scene: Scene, size: int = 64, fps: int = 8) -> bytes:
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-        for picture in render(scene, size, fps):
+        for picture in pictures:
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(video.encode())
-        samples = av.AudioFrame.from_ndarray(sound(scene)[None], format="s16", layout="mono")
+        samples = av.AudioFrame.from_ndarray(track[None], format="s16", layout="mono")
         samples.sample_rate = SAMPLE_RATE
         container.mux(audio.encode(samples))
         container.mux(audio.encode())

@@ -50,7 +50,7 @@ def write_world(
         )
     _check_mixes(mixes)
     out = Path(out)
-    clips = _clips(partial(_clip, split, seed, size, fps), num, num_workers)
+    clips = encoded(partial(_clip, split, seed, size, fps), num, num_workers)
     with ShardWriter(out, prefix=split) as writer:
         for index, video in enumerate(track(clips, description=f"{split} clips", total=num)):
             scene = sample_scene(split, seed, index)
@@ -91,7 +91,8 @@ def _clip(split: Split, seed: int, size: int, fps: int, index: int) -> bytes:
     return encode(sample_scene(split, seed, index), size, fps)
 
 
-def _clips(make: "partial[bytes]", num: int, num_workers: int) -> Iterator[bytes]:
+def encoded(make: "partial[bytes]", num: int, num_workers: int) -> Iterator[bytes]:
+    """Files 0 to num - 1 in order, by so many processes; 0 makes them in this one."""
     if num_workers == 0:
         yield from map(make, range(num))
         return
