@@ -105,8 +105,8 @@ class Results:
         """
         why = {name: found[name] for name in ("reason", "detail") if name in found}
         known = {name: value for name, value in found.items() if name not in why}
-        selection = {**known, **self.made_by, "crc32": _checksum(self.manifest.by_key[key])}
-        row = {"key": key, "id": key, **why, "media": {}, "meta": {"selection": selection}}
+        selection: Row = {**known, **self.made_by, "crc32": _checksum(self.manifest.by_key[key])}
+        row: Row = {"key": key, "id": key, **why, "media": {}, "meta": {"selection": selection}}
         self.rows[key] = row
         append_line(self.part, json.dumps(row))
 
