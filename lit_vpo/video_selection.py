@@ -103,8 +103,8 @@ class Results:
             key: The video's.
             found: What is known of it; with `reason` it is dropped.
         """
-        why = {name: found[name] for name in ("reason", "detail") if name in found}
-        known = {name: value for name, value in found.items() if name not in why}
+        why: Row = {name: found[name] for name in ("reason", "detail") if name in found}
+        known: Row = {name: value for name, value in found.items() if name not in why}
         selection: Row = {**known, **self.made_by, "crc32": _checksum(self.manifest.by_key[key])}
         row: Row = {"key": key, "id": key, **why, "media": {}, "meta": {"selection": selection}}
         self.rows[key] = row
