@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from typing_extensions import override
 
-from lit_vpo.atomic import append_line, write_lines
+from lit_vpo.atomic import append_line, read_whole_lines, write_lines
 from lit_vpo.preferences.candidates import select_pairs
 from lit_vpo.preferences.judges import Judge
 from lit_vpo.protocols import HasCandidates, HasRounds
@@ -105,7 +105,8 @@ class PreferenceResampler(RoundCallback):
     ) -> tuple[list[dict[str, Any]], int]:
         """All candidates of this rank, those of an earlier life of the run among them; and how many tokens are new."""
         path = folder / f"candidates.{trainer.global_rank}-{trainer.world_size}.jsonl"
-        rows = [row for row in _read(path) if row["model"] == module.policy_identity]
+        known = map(json.loads, read_whole_lines(path))
+        rows = [row for row in known if row["model"] == module.policy_identity]
         write_lines(path, map(json.dumps, rows))
         done = {row["prompt_id"] for row in rows}
         loader = data.candidate_loader(round_index, done, trainer.global_rank, trainer.world_size)
@@ -128,11 +129,3 @@ class PreferenceResampler(RoundCallback):
         module.log_dict({f"round/{name}": torch.tensor(float(value)) for name, value in values.items()})
         reasons = dict(Counter(row["reason"] for row in dropped))
         rank_zero_info(f"round {round_index}: {num_pairs} pairs; prompts without one: {reasons}")
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a file; a line that a kill cut is left out."""
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.split("\n") if line]

@@ -178,10 +178,13 @@ def _views(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def num_frames_of(record: dict[str, object], num_frames: int) -> int:
-    """Frames that a record's ``frame_order`` was made for; ``num_frames`` where it has none."""
-    media = record.get("media")
-    order = media.get("frame_order") if isinstance(media, dict) else None
-    return len(order) if order else num_frames
+    """Frames that a record's ``frame_order`` or ``splice`` was made for; ``num_frames`` where it has neither."""
+    media: Any = record.get("media")
+    media = media if isinstance(media, dict) else {}
+    if order := media.get("frame_order"):
+        return len(order)
+    positions: list[int] = (media.get("splice") or {}).get("positions", [])
+    return max([num_frames, *(position + 1 for position in positions)])
 
 
 def _describe(record: dict[str, object], clip: Clip, shard: str) -> str:

@@ -5,15 +5,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
 from .audio import clip_sound
 from .container import Limits
 from .frame_cache import FrameCache
 from .frames import Backend, check_backend, decoder_versions
+from .manifest import Sample
+from .quarantine import BadSample
 from .reader import RecordReader
-from .sampling import Sampling, as_sampling
+from .sampling import Chosen, Sampling, as_sampling
 from .video import Clip, decode
 
 _Window = tuple[float | None, float | None]
+_WHOLE: _Window = None, None
 
 
 class ClipReader:
@@ -46,10 +53,12 @@ class ClipReader:
         self.frame_cache, self.backend, self.limits = frame_cache, backend, limits or Limits()
 
     def clip(self, row: int, record: dict[str, Any]) -> Clip | None:
-        """Clip that a record speaks of: window and frame order; None for text alone (``media.video`` null).
+        """Clip that a record speaks of; None for text alone (``media.video`` null).
 
-        Sound comes with it where the record says ``media.use_audio`` (that of the video's own file) or names a file in
-        ``media.audio`` (the sample's own member of sound).
+        Its ``media`` says what is seen: the frames sampled of a window (``start_s``, ``end_s``) or those it names
+        (``frame_indices``), in their order or another (``frame_order``), with another video's in some places
+        (``splice``). Sound comes with it where the record says ``media.use_audio`` (that of the video's own file) or
+        names a file in ``media.audio`` (the sample's own member of sound).
 
         Args:
             row: Of the reader.
@@ -62,37 +71,79 @@ class ClipReader:
         media = record["media"]
         if media.get("video", "") is None:
             return None
-        window = media.get("start_s"), media.get("end_s")
+        window, sample = (media.get("start_s"), media.get("end_s")), self.reader.sample(row)
         # read at most once, and not at all where the frames are kept and no sound is asked for
         video = functools.cache(lambda: self.reader.video(row))
-        clip = self._frames(row, video, window, media.get("frame_order"))
+        clip = self._frames(sample, video, window, self.rule(media), media.get("frame_order"))
+        if media.get("splice"):
+            clip = self._spliced(clip, **media["splice"])
         if not (media.get("use_audio") or media.get("audio")):
             return clip
         apart = self.reader.audio(row) if media.get("audio") else None
         return replace(clip, audio=clip_sound(video(), *window, apart, self.limits))
 
-    def _frames(self, row: int, video: Callable[[], bytes], window: _Window, order: list[int] | None) -> Clip:
+    def rule(self, media: dict[str, Any]) -> Sampling:
+        """Which frames a view looks at: those that it names, else those of the sampling rule.
+
+        Raises:
+            BadSample: It names frames of a window.
+
+        """
+        if media.get("frame_indices") is None:
+            return self.sampling
+        if media.get("start_s") is not None or media.get("end_s") is not None:
+            raise BadSample("frame_indices names frames of the whole video; leave out start_s and end_s")
+        return Chosen(tuple(media["frame_indices"]), self.sampling)
+
+    def _spliced(self, clip: Clip, key: str, positions: list[int]) -> Clip:
+        """The clip with what is sampled of another video in some places; it keeps its own times and picture size.
+
+        Of a video with more or fewer sampled frames, those as far into it are seen.
+        """
+        places = torch.tensor(positions)
+        if max(positions) >= len(clip.frames):
+            raise BadSample(f"splice names position {max(positions)} of a clip of {len(clip.frames)} frames")
+        try:
+            sample = self.reader.sample_of(key)
+            other = self._frames(sample, lambda: self.reader.video_of(key), _WHOLE, self.sampling, None).frames
+        except BadSample as error:
+            raise BadSample(f"splice with {key}: {error}") from error
+        frames = clip.frames.clone()
+        height, width = frames.shape[2:]
+        frames[places] = _resized(other[places * len(other) // len(frames)], height, width)
+        return replace(clip, frames=frames)
+
+    def _frames(
+        self, sample: Sample, video: Callable[[], bytes], window: _Window, rule: Sampling, order: list[int] | None
+    ) -> Clip:
         if self.frame_cache is None:
-            return self._decode(video(), window, order)
-        path = self.frame_cache.path(**self._identity(row, window))
+            return self._decode(video(), window, rule, order)
+        path = self.frame_cache.path(**self._identity(sample, window, rule))
         clip = self.frame_cache.get(path)
         if clip is None:
-            clip = self._decode(video(), window, None)
+            clip = self._decode(video(), window, rule, None)
             self.frame_cache.put(path, clip)
         # what is kept serves every order
         return clip.reordered(order)
 
-    def _decode(self, video: bytes, window: _Window, order: list[int] | None) -> Clip:
+    def _decode(self, video: bytes, window: _Window, rule: Sampling, order: list[int] | None) -> Clip:
         start_s, end_s = window
-        return decode(video, self.sampling, start_s, end_s, order, self.size, self.backend, self.limits)
+        return decode(video, rule, start_s, end_s, order, self.size, self.backend, self.limits)
 
-    def _identity(self, row: int, window: _Window) -> dict[str, object]:
-        sample = self.reader.sample(row)
+    def _identity(self, sample: Sample, window: _Window, rule: Sampling) -> dict[str, object]:
         return {
             "key": sample.key,
             "bytes": sample.members[sample.video_extension][1:],
             "window": window,
-            "sampling": repr(self.sampling),
+            "sampling": repr(rule),
             "size": self.size,
             "decoder": decoder_versions(self.backend),
         }
+
+
+def _resized(frames: Tensor, height: int, width: int) -> Tensor:
+    """(T, 3, H, W) uint8 at another height and width: bilinear, antialiased where it shrinks."""
+    if tuple(frames.shape[2:]) == (height, width):
+        return frames
+    resized = interpolate(frames.float(), (height, width), mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)

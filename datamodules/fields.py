@@ -33,9 +33,12 @@ _MEDIA_TYPES: dict[str, tuple[type, ...]] = {
     "use_audio": (bool,),
     "start_s": (int, float),
     "end_s": (int, float),
+    "frame_indices": (list,),
     "frame_order": (list,),
+    "splice": (dict,),
 }
-_VIEW_FIELDS = ("start_s", "end_s", "frame_order")  # what a negative may see otherwise: the video stays the record's
+# what a negative may see otherwise: the video stays the record's
+_VIEW_FIELDS = ("start_s", "end_s", "frame_indices", "frame_order", "splice")
 
 
 def check_fields(record: Row, where: str) -> None:
@@ -80,9 +83,24 @@ def _check_types(fields: Row, types: dict[str, tuple[type, ...]], where: str, pr
 
 def _check_media(media: Row, where: str, prefix: str = "media.") -> None:
     _check_types(media, _MEDIA_TYPES, where, prefix)
-    order = media.get("frame_order") or []
-    if not all(isinstance(position, int) and position >= 0 for position in order):
-        raise ValueError(f"{where}, field '{prefix}frame_order': must be a list of positions >= 0, got {order!r}")
+    _check_numbers(media.get("frame_order") or [], where, f"{prefix}frame_order")
+    if (indices := media.get("frame_indices")) is not None:
+        _check_numbers(indices, where, f"{prefix}frame_indices", at_least=1)
+        if media.get("start_s") is not None or media.get("end_s") is not None:
+            raise ValueError(
+                f"{where}, field '{prefix}frame_indices': names frames of the whole video; leave out start_s and end_s"
+            )
+    if (splice := media.get("splice")) is not None:
+        if set(splice) != {"key", "positions"} or not isinstance(splice["key"], str):
+            raise ValueError(f"{where}, field '{prefix}splice': must be {{key, positions}}, got {splice!r}")
+        _check_numbers(splice["positions"], where, f"{prefix}splice.positions", at_least=1)
+
+
+def _check_numbers(numbers: Any, where: str, name: str, at_least: int = 0) -> None:
+    good = isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
+    if not good or len(numbers) < at_least:
+        some = "a list" if not at_least else "a list of one or more"
+        raise ValueError(f"{where}, field '{name}': must be {some} of positions >= 0, got {numbers!r}")
 
 
 def _check_negatives(negatives: list[Any], where: str) -> None:

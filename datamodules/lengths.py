@@ -85,12 +85,13 @@ def row_lengths(reader: RecordReader, collator: Collator, clip_reader: ClipReade
                 record = reader.record(row)
                 num_read += 1
                 collator.texts.check_characters(record)
+                views = _views(record, collator)
+                visual[row] = sum(_visual(view, row, clip_reader, collator, shapes) for view in views)
             except BadSample as error:
                 unusable[str(error)] += 1
                 continue
             said = collator.texts.all(record)
             texts, owners = texts + said, owners + [row] * len(said)
-            visual[row] = sum(_visual(view, row, clip_reader, collator, shapes) for view in _views(record, collator))
         ids = collator.texts.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         for row, own in zip(owners, ids, strict=True):
             text[row] += len(own)
@@ -115,7 +116,8 @@ def _visual(
     seconds = min(sample.duration_s, sample.duration_s if end is None else end) - start
     frames = max(1, round(sample.num_frames * seconds / sample.duration_s)) if sample.duration_s else 1
     frames = min(frames, sample.num_frames)
-    shape = clip_reader.sampling.shape(frames, sample.fps, sample.height, sample.width, clip_reader.size)
+    # another video's frames that are spliced in take the size of this one's, which they replace
+    shape = clip_reader.rule(view).shape(frames, sample.fps, sample.height, sample.width, clip_reader.size)
     if shape not in shapes:
         shapes[shape] = _placeholders(shape, collator)
     return shapes[shape]

@@ -1,7 +1,7 @@
 """The loader: a length, a position, an epoch; the same batches for any number of workers, a state of a few bytes."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class ShardLoader:
         self.position = Position(self.plan.num_batches, rank, world, accumulate)
         self.evaluation, self.on_bad_sample = evaluation, on_bad_sample
         self.quarantine, self.limits = Quarantine(quarantine), FaultLimits(max_bad_in_a_row, max_bad_fraction)
-        self.loop = loop
+        self.loop, self._first = loop, 0
         if loop is not None and not evaluation:
             loop.check_ranks_agree(self._identity())
 
@@ -147,7 +147,7 @@ class ShardLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.evaluation:
-            return self._iterate(Position(self.plan.num_batches))
+            return self._evaluate()
         self.position.begin()
         return self._iterate(self.position)
 
@@ -173,9 +173,37 @@ class ShardLoader:
                 )
         self.position.load(state)
 
+    def prompt_identity(self) -> dict[str, Any]:
+        """What makes the batches of an evaluation: the rows, how they are cut, and what is seen of their videos."""
+        return self._identity() | {"sampling": repr(self.clip_reader.sampling), "size": self.clip_reader.size}
+
+    def begin_after(self, answered: Collection[str]) -> set[str]:
+        """Let the next evaluation begin with the batch that holds the last of these records; nothing is decoded.
+
+        That batch comes again: whether all of it was answered, nobody knows.
+
+        Args:
+            answered: Ids of records.
+
+        Returns:
+            Ids of the records of the batches before it, which are left out.
+
+        """
+        known = set(answered)
+        batches = [[self.reader.rows[row]["id"] for row in batch] for batch in self.plan.batches(0)]
+        self._first = max((number for number, ids in enumerate(batches) if not known.isdisjoint(ids)), default=0)
+        return {name for ids in batches[: self._first] for name in ids}
+
     def _identity(self) -> dict[str, Any]:
         hashes = {"manifest_hash": self.reader.manifest_hash, "overlay_hash": self.reader.overlay_hash}
         return hashes | self.plan.identity()
+
+    def _evaluate(self) -> Iterator[Batch]:
+        # a generator, like `_iterate`: where to begin may be said until the first batch is asked for
+        position = Position(self.plan.num_batches)
+        position.load({"cursor": self._first, "done": self._first})
+        self._first = 0
+        yield from self._iterate(position)
 
     def _iterate(self, position: Position) -> Iterator[Batch]:
         # a generator: a state that is loaded between iter() and the first batch still counts

@@ -87,6 +87,17 @@ class RecordReader:
         """Sample that a row speaks of."""
         return self.manifest.by_key[self.rows[row]["key"]]
 
+    def sample_of(self, key: str) -> Sample:
+        """Sample of a key, one that no row speaks of among them.
+
+        Raises:
+            BadSample: The folder has none.
+
+        """
+        if key not in self.manifest.by_key:
+            raise BadSample(f"the folder has no sample {key!r}")
+        return self.manifest.by_key[key]
+
     def record(self, row: int) -> dict[str, Any]:
         """Record of a row: the sample's json, overridden by the overlay row; media dicts are merged.
 
@@ -119,7 +130,16 @@ class RecordReader:
             BadSample: They are missing or changed.
 
         """
-        sample = self.sample(row)
+        return self.video_of(self.rows[row]["key"])
+
+    def video_of(self, key: str) -> bytes:
+        """Bytes of a sample's video.
+
+        Raises:
+            BadSample: There is no such sample, or they are missing or changed.
+
+        """
+        sample = self.sample_of(key)
         return read_member(self.store, sample, sample.video_extension)
 
     def audio(self, row: int) -> bytes:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .quarantine import BadSample
+
 
 class Sampling(ABC):
     """A rule. It sees a window's frame count and rate alone, so a plan knows its result from the manifest.
@@ -156,6 +158,35 @@ class ConstantTokens(Sampling):
         """As :meth:`Sampling.max_pixels`."""
         fewer = num_sampled < self.max_frames
         return self.max_frame_pixels * (0.95 * self.max_frames / num_sampled if fewer else 1.0)
+
+
+@dataclass(frozen=True)
+class Chosen(Sampling):
+    """Frames that a record names itself (``media.frame_indices``), under the bound of pixels of another rule.
+
+    Attributes:
+        frames: Their numbers in the video, in any order.
+        rule: Says how many pixels so many frames may have.
+
+    """
+
+    frames: tuple[int, ...]
+    rule: Sampling
+
+    def positions(self, num_frames: int, fps: float) -> list[int]:
+        """The frames, in the order they are named.
+
+        Raises:
+            BadSample: The video has fewer frames.
+
+        """
+        if max(self.frames) >= num_frames:
+            raise BadSample(f"frame_indices names frame {max(self.frames)} of a video of {num_frames} frames")
+        return list(self.frames)
+
+    def max_pixels(self, num_sampled: int) -> float | None:
+        """As :meth:`Sampling.max_pixels`."""
+        return self.rule.max_pixels(num_sampled)
 
 
 def as_sampling(rule: Sampling | str | int) -> Sampling:

@@ -91,7 +91,7 @@ def decode(
         pictures = pictures_of(backend, request, container, stream)
     place = {frame: position for position, frame in enumerate(wanted)}
     frames = torch.from_numpy(pictures[[place[frame] for frame in shown]].transpose(0, 3, 1, 2).copy())
-    fps = sampled_fps([seconds[frame] for frame in plan], rate)
+    fps = sampled_fps(sorted(seconds[frame] for frame in plan), rate)
     return Clip(frames, [seconds[frame] for frame in shown], fps)
 
 

@@ -22,6 +22,14 @@ def read_lines(path: Path) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+def read_whole_lines(path: Path) -> list[str]:
+    """Lines that end with a newline, none if there is no file; a line that a kill cut is left out."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [line for line in whole.split("\n") if line]
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a text file that other processes may add to as well.
 

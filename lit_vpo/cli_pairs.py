@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+_KINDS = "drop, shuffle, reverse, freeze, splice or a dotted path"
+
 
 def add_pairs(commands: Any) -> None:
     """Add the command and what it can do to the command line.
@@ -18,19 +20,17 @@ def add_pairs(commands: Any) -> None:
     )
     prompts.add_argument("shards")
     prompts.add_argument("--out", required=True)
-    prompts.add_argument(
-        "--kind", action="append", default=[], help="drop, shuffle, reverse or a dotted path (repeatable)"
-    )
-    prompts.add_argument(
-        "--r", action="append", type=int, default=[], help="divisor, 16 (easy) to 2 (hard) (repeatable)"
-    )
+    _add_choices(prompts)
+    prompts.add_argument("--unit", default="frames", help="what is perturbed: frames, or clips of two frames")
     prompts.add_argument("--num-frames", type=int, default=16)
+    prompts.add_argument("--selection", metavar="FILE", help="show the frames of selected clips of selected videos")
     prompts.add_argument("--prompt", action="append", default=[], help="one is drawn per video (repeatable)")
     prompts.add_argument("--seed", type=int, default=0)
     prompts.set_defaults(command=_prompts)
-    build = pairs.add_parser("build", help="pairs from the answers to those prompts, filtered")
+    _add_released(pairs)
+    build = pairs.add_parser("build", help="pairs from the answers to the prompts of `prompts` or `lists`, filtered")
     build.add_argument("generations")
-    build.add_argument("--out", required=True)
+    build.add_argument("--out", required=True, help="with {r} in its name: one overlay for each divisor")
     build.add_argument("--scorer", help="dotted path of a caption scorer: report how often chosen really is better")
     build.add_argument("--validation", type=int, default=0, metavar="N", help="hold out the pairs of the last N videos")
     build.add_argument(
@@ -70,11 +70,39 @@ def add_pairs(commands: Any) -> None:
     corrupt = pairs.add_parser("corrupt", help="also reject the chosen text on a corrupted video (mDPO)")
     corrupt.add_argument("pairs", help="overlay of pairs")
     corrupt.add_argument("--out", required=True)
-    corrupt.add_argument("--kind", default="reverse", help="drop, shuffle, reverse or a dotted path")
+    corrupt.add_argument("--kind", default="reverse", help=_KINDS)
     corrupt.add_argument("--r", type=int, default=4, help="divisor, 16 (easy) to 2 (hard)")
+    corrupt.add_argument("--unit", default="frames", help="what is perturbed: frames, or clips of two frames")
     corrupt.add_argument("--num-frames", type=int, default=16)
     corrupt.add_argument("--seed", type=int, default=0)
     corrupt.set_defaults(command=_corrupt)
+
+
+def _add_choices(parser: Any) -> None:
+    parser.add_argument("--kind", action="append", default=[], help=f"{_KINDS} (repeatable)")
+    parser.add_argument(
+        "--r", action="append", type=int, default=[], help="divisor, 16 (easy) to 2 (hard) (repeatable)"
+    )
+
+
+def _add_released(pairs: Any) -> None:
+    """TEMPO's released form: captions of clips, and the whole video's caption from lists of them."""
+    clips = pairs.add_parser("clips", help="an overlay that asks for a caption of each clip of selected videos")
+    clips.add_argument("selection", help="overlay of selected videos")
+    clips.add_argument("--shards", required=True, help="folder of the videos")
+    clips.add_argument("--out", required=True)
+    clips.set_defaults(command=_clips)
+    lists = pairs.add_parser(
+        "lists", help="an overlay that asks for the video's caption, from the clean and the perturbed lists of those"
+    )
+    lists.add_argument("generations", help="of predict, for the prompts of `clips`")
+    lists.add_argument("--out", required=True)
+    _add_choices(lists)
+    lists.add_argument(
+        "--prompt", action="append", default=[], help="of the pairs; one is drawn per video (repeatable)"
+    )
+    lists.add_argument("--seed", type=int, default=0)
+    lists.set_defaults(command=_lists)
 
 
 def _add_sample(pairs: Any) -> None:
@@ -103,9 +131,24 @@ def _add_sample(pairs: Any) -> None:
 
 
 def _prompts(args: argparse.Namespace) -> int | None:
-    from lit_vpo.pair_commands import write_prompts
+    from lit_vpo.prompt_commands import write_prompts
 
-    write_prompts(args.shards, args.out, args.kind, args.r, args.num_frames, args.prompt, args.seed)
+    choices = args.kind, args.r, args.num_frames, args.prompt, args.seed
+    write_prompts(args.shards, args.out, *choices, args.unit, args.selection)
+    return None
+
+
+def _clips(args: argparse.Namespace) -> int | None:
+    from lit_vpo.prompt_commands import write_clip_prompts
+
+    write_clip_prompts(args.selection, args.shards, args.out)
+    return None
+
+
+def _lists(args: argparse.Namespace) -> int | None:
+    from lit_vpo.prompt_commands import write_list_prompts
+
+    write_list_prompts(args.generations, args.out, args.kind, args.r, args.prompt, args.seed)
     return None
 
 
@@ -161,5 +204,5 @@ def _captions(args: argparse.Namespace) -> int | None:
 def _corrupt(args: argparse.Namespace) -> int | None:
     from lit_vpo.pair_commands import write_corrupted
 
-    write_corrupted(args.pairs, args.out, args.kind, args.r, args.num_frames, args.seed)
+    write_corrupted(args.pairs, args.out, args.kind, args.r, args.num_frames, args.seed, args.unit)
     return None

@@ -1,15 +1,14 @@
 """The commands under `pairs`: plain stages between a folder of shards and an overlay to train on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
 
 from lit_vpo.atomic import read_lines, write_lines
-from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.mix import Mix
 from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.generations import load_scorer
@@ -17,40 +16,10 @@ from lit_vpo.preferences.candidates import best_answers, select_pairs
 from lit_vpo.preferences.captions import caption_records
 from lit_vpo.preferences.corruption import corrupted
 from lit_vpo.preferences.judges import ExactJudge
-from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
-from lit_vpo.preferences.perturbations import perturbed_prompts
+from lit_vpo.preferences.pairs import DEFAULT_FILTERS, build_pairs, pair_quality
 from lit_vpo.preferences.questions import question_pairs
 
-
-def write_prompts(
-    shards: str,
-    out: str,
-    kinds: Sequence[str],
-    divisors: Sequence[int],
-    num_frames: int,
-    prompts: Sequence[str],
-    seed: int,
-) -> None:
-    """Writes the overlay that asks for a caption of each clean video and of each perturbed one.
-
-    Args:
-        shards: Folder with a manifest.
-        out: The overlay.
-        kinds: Perturbations; empty means drop, shuffle and reverse.
-        divisors: Values of r; empty means 4.
-        num_frames: Frames that will be sampled; perturbations act on them before decoding.
-        prompts: One is drawn per video; empty means a few caption instructions.
-        seed: Address of the draws.
-
-    Raises:
-        ValueError: If a kind is unknown or a divisor below 2.
-    """
-    keys = [sample.key for sample in Manifest.load(shards).samples]
-    rows = perturbed_prompts(
-        keys, prompts or DEFAULT_PROMPTS, kinds or ("drop", "shuffle", "reverse"), divisors or (4,), num_frames, seed
-    )
-    Overlay(tuple(rows)).save(out)
-    Console().print(f"{len(rows)} prompts for {len(keys)} videos: {out}")
+Row: TypeAlias = dict[str, Any]
 
 
 def write_pairs(
@@ -65,8 +34,9 @@ def write_pairs(
     """Builds pairs from generations, writes the overlay, and prints what was dropped and why.
 
     Args:
-        generations: JSONL that `predict` wrote for `pairs prompts`.
-        out: The overlay; dropped pairs go to `<out stem>.dropped.jsonl` with their reasons.
+        generations: JSONL that `predict` wrote for `pairs prompts` or `pairs lists`.
+        out: The overlay; dropped pairs go to `<out stem>.dropped.jsonl` with their reasons. A name with `{r}` stands
+            for one overlay of each divisor, which all hold out the same videos.
         scorer: Dotted path of a caption scorer; with it the share of pairs whose chosen really is better is printed.
         num_validation: The pairs of this many videos (the last ones) go to `<out stem>.validation.jsonl` instead.
         filters: Names or dotted paths of pair filters; empty means all that are shipped.
@@ -78,15 +48,17 @@ def write_pairs(
     """
     rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
     pairs, dropped = build_pairs(rows, tuple(filters) or DEFAULT_FILTERS, max_pairs_per_video, seed)
-    path = Path(out)
-    _save(pairs, dropped, path, num_validation)
-    if scorer:
-        quality = pair_quality(pairs, load_scorer(scorer), {row["key"]: row for row in rows})
-        path.with_name(path.stem + ".quality.json").write_text(json.dumps(quality, indent=1))
-        _print_quality(quality)
+    held_out = _held_out(pairs, dropped, num_validation)
+    records = {row["key"]: row for row in rows}
+    for path, own, lost in _by_divisor(pairs, dropped, out):
+        _save(own, lost, path, held_out)
+        if scorer and own:
+            quality = pair_quality(own, load_scorer(scorer), records)
+            path.with_name(path.stem + ".quality.json").write_text(json.dumps(quality, indent=1))
+            _print_quality(quality)
 
 
-def write_corrupted(pairs: str, out: str, kind: str, r: int, num_frames: int, seed: int) -> None:
+def write_corrupted(pairs: str, out: str, kind: str, r: int, num_frames: int, seed: int, unit: str) -> None:
     """Writes an overlay whose pairs also reject the chosen text on a corrupted video, as `MDPOLoss` compares it.
 
     Args:
@@ -96,43 +68,71 @@ def write_corrupted(pairs: str, out: str, kind: str, r: int, num_frames: int, se
         r: Its divisor.
         num_frames: Frames that will be sampled.
         seed: Address of the draws.
+        unit: What is perturbed: `frames`, or `clips` of two frames.
 
     Raises:
         ValueError: As `lit_vpo.preferences.corruption.corrupted`.
     """
-    rows = corrupted(Overlay.load(pairs).rows, kind, r, num_frames, seed)
+    rows = corrupted(Overlay.load(pairs).rows, kind, r, num_frames, seed, unit)
     Overlay(tuple(rows)).save(out)
     Console().print(f"{len(rows)} pairs with a corrupted video as second negative: {out}")
 
 
-def _save(pairs: list[dict[str, Any]], dropped: list[dict[str, Any]], path: Path, num_validation: int) -> None:
-    """Write pairs and what gave none, and print the counts."""
-    if not pairs:
-        raise ValueError(
-            f"no pair left of {len(dropped)}; look at the reasons: {sorted({d['reason'] for d in dropped})}"
-        )
-    _split(pairs, path, num_validation)
-    write_lines(path.with_name(path.stem + ".dropped.jsonl"), (json.dumps(row) for row in dropped))
-    _print_counts(pairs, dropped)
-
-
-def _split(pairs: list[dict[str, Any]], path: Path, num_validation: int) -> None:
+def _held_out(pairs: list[Row], dropped: list[Row], num_validation: int) -> set[str]:
+    """The last videos that have pairs; a video is held out of every overlay, or of none."""
+    _check_any(pairs, dropped)
     keys = list(dict.fromkeys(pair["key"] for pair in pairs))
     if not 0 <= num_validation < len(keys):
         raise ValueError(
             f"--validation must be >= 0 and leave a video to train on: got {num_validation} of the {len(keys)} videos "
             "that have pairs"
         )
-    held_out = set(keys[len(keys) - num_validation :])
-    Overlay(tuple(pair for pair in pairs if pair["key"] not in held_out)).save(path)
-    if num_validation:
-        validation = Overlay(tuple(pair for pair in pairs if pair["key"] in held_out))
-        validation.save(path.with_name(path.stem + ".validation.jsonl"))
+    return set(keys[len(keys) - num_validation :])
 
 
-def _print_counts(pairs: list[dict[str, Any]], dropped: list[dict[str, Any]]) -> None:
-    table = Table("pairs", "number", title="pairs kept and dropped")
+def _check_any(pairs: list[Row], dropped: list[Row]) -> None:
+    if not pairs:
+        reasons = sorted({row["reason"] for row in dropped})
+        raise ValueError(f"no pair left of {len(dropped)}; look at the reasons: {reasons}")
+
+
+def _by_divisor(pairs: list[Row], dropped: list[Row], out: str) -> list[tuple[Path, list[Row], list[Row]]]:
+    """Each overlay to write, with its pairs and those dropped; easy ones (large r) first."""
+    if "{r}" not in out:
+        return [(Path(out), pairs, dropped)]
+    divisors = {row["r"] for row in [*pairs, *dropped]}
+    if None in divisors:
+        raise ValueError(f"{out} stands for one overlay of each divisor, and there are answers without `r`")
+    return [
+        (Path(out.replace("{r}", str(r))), [p for p in pairs if p["r"] == r], [d for d in dropped if d["r"] == r])
+        for r in sorted(divisors, reverse=True)
+    ]
+
+
+def _save(pairs: list[Row], dropped: list[Row], path: Path, held_out: Collection[str] | None = None) -> None:
+    """Write pairs, those of videos held out apart (None where that cannot be), and what gave none; print the counts."""
+    held = held_out or ()
+    _write(path, [pair for pair in pairs if pair["key"] not in held])
+    if held_out is not None:
+        _write(path.with_name(path.stem + ".validation.jsonl"), [pair for pair in pairs if pair["key"] in held])
+    write_lines(path.with_name(path.stem + ".dropped.jsonl"), (json.dumps(row) for row in dropped))
+    _print_counts(pairs, dropped, path)
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    """An overlay; without rows there is none, nor is one of an earlier run left."""
+    if rows:
+        Overlay(tuple(rows)).save(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _print_counts(pairs: list[Row], dropped: list[Row], path: Path) -> None:
+    table = Table("pairs", "number", title=f"{path.name}: pairs kept and dropped")
     table.add_row("kept", str(len(pairs)))
+    difficulties = sorted({row["difficulty"] for row in [*pairs, *dropped] if row.get("difficulty") is not None})
+    if difficulties:
+        table.add_row("difficulty", ", ".join(f"{value:.2f}" for value in difficulties))
     for reason in sorted({row["reason"] for row in dropped}):
         table.add_row(f"dropped: {reason}", str(sum(row["reason"] == reason for row in dropped)))
     Console().print(table)
@@ -163,7 +163,7 @@ def write_selected(generations: str, out: str, scorer: str, margin: float, num_v
     if not rows or "prompt_id" not in rows[0]:
         raise ValueError(f"{generations} has one answer per prompt; predict with --model.init_args.num_candidates 2")
     pairs, dropped = select_pairs(rows, ExactJudge(load_scorer(scorer)), margin)
-    _save(pairs, dropped, Path(out), num_validation)
+    _save(pairs, dropped, Path(out), _held_out(pairs, dropped, num_validation))
 
 
 def write_best(generations: Sequence[str], out: str, scorer: str) -> None:
@@ -194,7 +194,9 @@ def write_question_pairs(questions: str, out: str, seed: int = 0) -> None:
     Raises:
         ValueError: If no pair is left.
     """
-    _save(*question_pairs(Mix.load(questions).overlay.rows, seed), Path(out), 0)
+    pairs, dropped = question_pairs(Mix.load(questions).overlay.rows, seed)
+    _check_any(pairs, dropped)
+    _save(pairs, dropped, Path(out))
 
 
 def write_captions(generations: str, out: str) -> None:
@@ -208,4 +210,6 @@ def write_captions(generations: str, out: str) -> None:
         ValueError: If no caption is left.
     """
     rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
-    _save(*caption_records(rows), Path(out), 0)
+    kept, dropped = caption_records(rows)
+    _check_any(kept, dropped)
+    _save(kept, dropped, Path(out))

@@ -132,7 +132,7 @@ class EndpointSampler:
             for frame in clip.frames:
                 yield {"type": "image_url", "image_url": {"url": _data_url("image/jpeg", _jpeg(frame))}}
             return
-        if any(media.get(name) is not None for name in ("start_s", "end_s", "frame_order")):
+        if any(media.get(name) is not None for name in ("start_s", "end_s", "frame_indices", "frame_order", "splice")):
             raise ValueError(
                 f"prompt {record['id']} shows a part or another order of its video; send it with --frames N"
             )

@@ -98,6 +98,29 @@ class HasCandidates(Protocol):
 
 
 @runtime_checkable
+class Answers(Protocol):
+    """A module that answers prompts in `predict`."""
+
+    def generation_identity(self) -> dict[str, Any]:
+        """What makes the answers beside their prompts: the policy (`model`) and its `sampling`; plain values."""
+
+
+@runtime_checkable
+class HasPlan(Protocol):
+    """A loader that knows its batches before it makes any."""
+
+    def prompt_identity(self) -> dict[str, Any]:
+        """What makes its batches: rows, how they are cut, and what is seen of their videos; plain values."""
+
+    def begin_after(self, answered: Collection[str]) -> set[str]:
+        """Let the next iteration begin with the batch that holds the last of these records.
+
+        Returns:
+            Ids of the records of the batches before it, which are left out.
+        """
+
+
+@runtime_checkable
 class HasWriters(Protocol):
     """A data module that knows whose answers its training pairs are."""
 
@@ -116,11 +139,13 @@ CaptionScorer = Callable[[str, dict[str, Any]], CaptionCounts]
 """Counts the errors of a caption (first argument) against what a record says about its video."""
 
 __all__ = [
+    "Answers",
     "CaptionScorer",
     "HasAdapter",
     "HasBase",
     "HasCandidates",
     "HasNetwork",
+    "HasPlan",
     "HasReference",
     "HasRounds",
     "HasWriters",

@@ -40,6 +40,7 @@ FLOORS = {
         "checkpoint_io",
         "pair_commands",
         "pair_sampling",
+        "prompt_commands",
         "recipe",
         "recipe_file",
         "recipe_log",

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -46,6 +47,91 @@ def test_a_video_must_be_left_to_train_on(generations, num):
     with pytest.raises(ValueError, match=f"got {num} of the 3 videos that have pairs"):
         build(generations, f"--validation={num}")
     assert not generations.with_name("pairs.jsonl").exists()
+
+
+def by_divisor(tmp_path, *words):
+    """Four videos; at r = 4 the last one has no pair, at r = 2 none has one."""
+    texts = {None: "one, then two.", 16: "two, then one", 4: "two, and one", 2: "one, then two."}
+    rows = [
+        {
+            "key": key, "id": f"{key}/{r}", "prompt": "?", "finished": True, "r": r, "difficulty": r and 2 / r,
+            "response": texts[None] if (key, r) == ("d", 4) else text,
+            "perturbation": {"kind": "reverse", "r": r} if r else None,
+        }
+        for key in "abcd"
+        for r, text in texts.items()
+    ]  # fmt: skip
+    path = tmp_path / "g.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["pairs", "build", str(path), "--out", str(tmp_path / "pairs-{r}.jsonl"), *words])
+
+
+def test_every_divisor_has_an_overlay_and_all_hold_out_the_same_videos(tmp_path, capsys):
+    (tmp_path / "pairs-2.jsonl").write_text("of an earlier run")
+    by_divisor(tmp_path, "--validation", "2")
+    assert keys(tmp_path / "pairs-16.jsonl") == keys(tmp_path / "pairs-4.jsonl") == ["a", "b"]
+    assert keys(tmp_path / "pairs-16.validation.jsonl") == ["c", "d"]
+    assert keys(tmp_path / "pairs-4.validation.jsonl") == ["c"]
+    printed = capsys.readouterr().out
+    assert [printed.index(f"pairs-{r}.jsonl") for r in (16, 4, 2)] == sorted(
+        printed.index(f"pairs-{r}.jsonl") for r in (16, 4, 2)
+    )
+    assert re.findall(r"difficulty +\S +([0-9.]+)", printed) == ["0.12", "0.50", "1.00"]
+    assert printed.count("dropped: equal") == 2  # one at r = 4, all at r = 2, which has no overlay
+    assert not (tmp_path / "pairs-2.jsonl").exists() and len(keys(tmp_path / "pairs-2.dropped.jsonl")) == 4
+
+
+def test_nothing_left_at_any_divisor_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no pair left of 12; look at the reasons"):
+        by_divisor(tmp_path, "--filter", f"{__name__}.every_pair")
+    assert not (tmp_path / "pairs-16.jsonl").exists()
+
+
+def every_pair(chosen, rejected):
+    return True
+
+
+def test_prompts_on_clips_of_selected_videos(world, tmp_path):
+    clips = [[0, 2], [4, 6], [8, 10]]
+    row = {"key": "train-0-000003", "id": "x", "meta": {"selection": {"frame_indices": clips}}}
+    (tmp_path / "selection.jsonl").write_text(json.dumps(row) + "\n")
+    out = tmp_path / "prompts.jsonl"
+    words = ["--unit", "clips", "--selection", str(tmp_path / "selection.jsonl"), "--kind", "reverse", "--r", "4"]
+    main(["pairs", "prompts", str(world), "--out", str(out), *words])
+    clean, reverse = (json.loads(line) for line in out.read_text().splitlines())
+    assert clean["key"] == "train-0-000003" and clean["media"] == {"frame_indices": [0, 2, 4, 6, 8, 10]}
+    assert reverse["media"] == clean["media"] | {"frame_order": [4, 5, 2, 3, 0, 1]}
+    with pytest.raises(ValueError, match="unknown unit 'captions' of a video"):
+        main(["pairs", "prompts", str(world), "--out", str(out), "--unit", "captions"])
+    (tmp_path / "selection.jsonl").write_text(json.dumps(row | {"key": "elsewhere"}) + "\n")
+    with pytest.raises(ValueError, match="does not hold: elsewhere"):
+        main(["pairs", "clips", str(tmp_path / "selection.jsonl"), "--shards", str(world), "--out", str(out)])
+
+
+def test_lists_say_what_they_leave_out(tmp_path, capsys):
+    rows = [
+        {
+            "key": key, "id": f"{key}/clip-{number}", "response": "N/A" if key == "b" else f"{key}{number}",
+            "finished": key != "c", "prompt": "?", "meta": {"clip": {"video": key, "number": number, "total": 4}},
+        }
+        for key in "abc"
+        for number in range(4)
+    ]  # fmt: skip
+    path, out = tmp_path / "g.jsonl", tmp_path / "lists.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["pairs", "lists", str(path), "--out", str(out), "--kind", "reverse"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        "1 videos dropped: not_available_caption",
+        "1 videos dropped: unfinished_caption",
+        "1 lists skipped: reverse at r=4 is reverse at r=16 on 4 captions",
+        "1 lists skipped: reverse at r=8 is reverse at r=16 on 4 captions",
+        f"3 lists of 1 videos: {out}",
+    ]
+    assert keys(out) == ["a"] * 3 and keys(tmp_path / "lists.dropped.jsonl") == ["b", "c"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[4:]))
+    with pytest.raises(ValueError, match="no video with all its clips' captions"):
+        main(["pairs", "lists", str(path), "--out", str(out)])
 
 
 def test_the_quality_table_is_whole_on_a_narrow_terminal(generations, monkeypatch, capsys):

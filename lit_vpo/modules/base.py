@@ -22,6 +22,8 @@ class VideoLMModule(PolicyModule):
         temperature: Of sampled answers; null takes the likeliest token.
         top_p: Sample among the likeliest tokens that together have this probability.
         num_candidates: Answers to each prompt of `predict`; more than one need a temperature.
+        repetition_penalty: Above 1 makes tokens of the prompt and of the answer so far less likely, as in transformers
+            (TEMPO's release writes with 1.05); 1 changes nothing.
         kwargs: The other arguments of `PolicyModule`.
 
     Raises:
@@ -37,6 +39,7 @@ class VideoLMModule(PolicyModule):
         temperature: float | None = None,
         top_p: float = 1.0,
         num_candidates: int = 1,
+        repetition_penalty: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
@@ -52,7 +55,9 @@ class VideoLMModule(PolicyModule):
                 f"num_candidates must be 1, or more with a temperature (without one all are the likeliest answer), got "
                 f"{num_candidates}"
             )
-        self.decoding = Decoding(max_new_tokens, temperature, top_p)
+        if not repetition_penalty > 0:
+            raise ValueError(f"repetition_penalty must be > 0 (1 changes nothing), got {repetition_penalty}")
+        self.decoding = Decoding(max_new_tokens, temperature, top_p, repetition_penalty=repetition_penalty)
         self.num_candidates = num_candidates
         self.answers = torch.nn.ModuleDict({stage: OptionAccuracy() for stage in ("val", "test")})
 
@@ -130,9 +135,17 @@ class VideoLMModule(PolicyModule):
         """Content hash of the plain network that the policy is now; see `lit_vpo.ledger.policy_hash`."""
         return policy_hash(self.net)
 
+    def generation_identity(self) -> dict[str, Any]:
+        """What makes the answers of `predict` beside their prompts: `model`, and `sampling` with its seed."""
+        names = ("max_new_tokens", "temperature", "top_p", "repetition_penalty")
+        settings = {name: getattr(self.decoding, name) for name in names}
+        settings |= {"num_candidates": self.num_candidates, "seed": self.seed}
+        return {"model": self.model_identity, "sampling": settings}
+
     @override
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        return [{**row, "model": self.model_identity} for row in self.generations(batch, self.num_candidates)]
+        identity = self.generation_identity()
+        return [row | identity for row in self.generations(batch, self.num_candidates)]
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:

@@ -20,12 +20,16 @@ class Decoding(NamedTuple):
         temperature: None takes the likeliest token.
         top_p: Sample among the likeliest tokens that together have this probability.
         never: Tokens that are not drawn, whatever their probability.
+        repetition_penalty: Divides the positive logits of tokens that stand in the prompt or in the answer so far, and
+            multiplies the negative ones (CTRL, arXiv 1909.05858; as in transformers, where the prompt counts too); 1
+            changes nothing.
     """
 
     max_new_tokens: int
     temperature: float | None = None
     top_p: float = 1.0
     never: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
 
 
 PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
@@ -99,7 +103,8 @@ def generate(
         max_new_tokens=decoding.max_new_tokens,
         do_sample=False,  # sampling is argmax of noisy logits, see above
         num_beams=1,
-        repetition_penalty=1.0,  # explicit: unset values would come from the checkpoint's generation_config
+        # explicit: unset values would come from the checkpoint's generation_config; applied before the sampling's noise
+        repetition_penalty=float(decoding.repetition_penalty),
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=pad_token(tokenizer),
         suppress_tokens=list(decoding.never) or None,

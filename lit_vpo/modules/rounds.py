@@ -154,7 +154,7 @@ class RoundsModule(ReferencedModule):
             temperature: Of the sampling.
             top_p: Of the sampling.
         """
-        decoding = Decoding(self.decoding.max_new_tokens, temperature, top_p)
+        decoding = self.decoding._replace(temperature=temperature, top_p=top_p)
         return [row | {"model": self.policy_identity} for row in self.generations(batch, num_candidates, decoding)]
 
     @property

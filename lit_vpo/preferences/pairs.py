@@ -1,5 +1,7 @@
 """Preference pairs from generations: the answer to the clean video against the answers to its perturbed forms.
 
+One builder serves both forms. In video form the policy was asked the pair's prompt itself; in the released form it
+wrote from a list of captions, and the row says in `meta.asked` which question about the video its answer stands for.
 The rules are TEMPO's (arXiv 2503.16929 and its released conversion script). Lengths are in characters, as there.
 """
 
@@ -16,16 +18,6 @@ from .registry import resolve
 Row: TypeAlias = dict[str, Any]
 Filter: TypeAlias = Callable[[Row, Row], bool]
 """(generation of the clean video, generation of a perturbed one) -> whether the pair must be dropped."""
-
-DEFAULT_PROMPTS = (
-    "Describe the video in detail.",
-    "Write a detailed account of what happens in this video.",
-    "List the events of the video in the order in which they happen.",
-    "Summarise the main actions in the video.",
-    "Tell what happens in the video, step by step.",
-    "Explain the progression of events from start to finish in the video.",
-)
-"""Caption instructions; one is drawn per video."""
 
 _MAX_LENGTH_RATIO = 1.5
 
@@ -86,19 +78,19 @@ def build_pairs(
     max_pairs_per_video: int | None = None,
     seed: int = 0,
 ) -> tuple[list[Row], list[Row]]:
-    """Pairs each perturbed video's answer with that of the clean video, for the same key and prompt.
+    """Pairs each perturbed video's answer with that of the clean video, for the same key and question.
 
     Args:
-        generations: Rows of `predict`: a prompt's record with `response`, `finished` and `model`; `perturbation` is
-            None on clean ones.
+        generations: Rows of `predict`: a prompt's record with `response`, `finished`, `model` and `sampling`;
+            `perturbation` is None on clean ones.
         filters: Names or dotted paths, tried in order; the first that objects drops the pair.
         max_pairs_per_video: Keep at most this many pairs of a key, drawn at random; None keeps all.
         seed: With the pair's id the address of that draw.
 
     Returns:
-        Pairs, as overlay rows for training on the clean video ({key, id, prompt, chosen, rejected, mode, r, difficulty,
-        perturbation, meta}), and dropped ones, the same rows with `reason`: the filter's name, `no_clean_answer` or
-        `max_pairs_per_video`.
+        Pairs, as overlay rows for training on the clean video, whatever the prompt showed ({key, id, prompt, chosen,
+        rejected, mode, r, difficulty, perturbation, meta}; `meta` names the policy and its sampling), and dropped ones,
+        the same rows with `reason`: the filter's name, `no_clean_answer` or `max_pairs_per_video`.
 
     Raises:
         ValueError: If a filter is unknown, a key and prompt have two clean answers, or max_pairs_per_video < 1.
@@ -112,7 +104,7 @@ def build_pairs(
     for rejected in generations:
         if rejected.get("perturbation") is None:
             continue
-        chosen = clean.get((rejected["key"], rejected["prompt"]))
+        chosen = clean.get((rejected["key"], _asked(rejected)))
         reason = "no_clean_answer" if chosen is None else _objection(chosen, rejected, rules)
         pair = _pair(chosen, rejected)
         if reason is None:
@@ -168,6 +160,12 @@ def _text(row: Row) -> str:
     return text.strip()
 
 
+def _asked(row: Row) -> str:
+    """The question about the video that an answer stands for."""
+    asked: str = row.get("meta", {}).get("asked") or row["prompt"]
+    return asked
+
+
 def _kind(row: Row) -> str:
     kind: str = row["perturbation"]["kind"]
     return kind
@@ -177,7 +175,7 @@ def _clean_answers(generations: Sequence[Row]) -> dict[tuple[str, str], Row]:
     clean: dict[tuple[str, str], Row] = {}
     for row in generations:
         if row.get("perturbation") is None:
-            address = row["key"], row["prompt"]
+            address = row["key"], _asked(row)
             if address in clean:
                 raise ValueError(
                     f"key {row['key']!r} has two clean answers to one prompt; generate one per key and prompt"
@@ -192,15 +190,11 @@ def _objection(chosen: Row, rejected: Row, rules: Mapping[str, Filter]) -> str |
 
 def _pair(chosen: Row | None, rejected: Row) -> Row:
     source = chosen or rejected
-    meta = {
-        **source.get("meta", {}),
-        "model": source.get("model"),
-        "rejected_frame_order": rejected.get("media", {}).get("frame_order"),
-    }
+    meta = {**source.get("meta", {}), "model": source.get("model"), "sampling": source.get("sampling")}
     return {
         "key": rejected["key"],
         "id": rejected["id"],
-        "prompt": rejected["prompt"],
+        "prompt": _asked(rejected),
         "chosen": None if chosen is None else _text(chosen),
         "rejected": _text(rejected),
         "mode": "dpo",

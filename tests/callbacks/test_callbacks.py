@@ -97,6 +97,7 @@ def test_caption_scores_are_those_of_the_metric_and_scopes_stay_apart():
 
 class Run:
     world_size, sanity_checking, global_step, loggers, is_global_zero = 1, False, 7, (), True
+    predict_dataloaders = None
 
     def __init__(self, folder):
         self.default_root_dir = folder
@@ -120,7 +121,7 @@ def test_the_pair_table_is_bounded_and_written_with_its_step(tmp_path):
 
 def test_generations_have_their_final_name_only_when_whole(tmp_path):
     writer = GenerationWriter(str(tmp_path / "deep" / "g.jsonl"))
-    writer.on_predict_start(Run(tmp_path), None)
+    writer.on_predict_epoch_start(Run(tmp_path), None)
     for n in range(2):
         writer.write_on_batch_end(None, None, [{"id": n, "response": "ü"}], None, None, n, 0)
     assert not (tmp_path / "deep" / "g.jsonl").exists()

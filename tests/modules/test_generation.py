@@ -81,6 +81,27 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
     assert torch.equal(keep_top_p(scores, 1.0), scores)
 
 
+def test_the_repetition_penalty_is_transformers(make_batch):
+    """On prompts of two lengths: what fills the shorter one up is not penalised, its own tokens are."""
+    batch, ours = make_batch("prompt", "tiny_qwen2_5_vl"), module(model="tiny_qwen2_5_vl", repetition_penalty=1.5)
+    assert (batch["attention_mask"] == 0).sum() > 0
+    text = {k: batch[k] for k in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    settings = {"max_new_tokens": 10, "do_sample": False}
+    plain, penalised = (
+        ours.net.generate(**text, **batch["media"], **settings, repetition_penalty=penalty)[
+            :, text["input_ids"].shape[1] :
+        ]
+        for penalty in (1.0, 1.5)
+    )
+    assert ours.answer_tokens(batch, ours.decoding, "p") == penalised.tolist() != plain.tolist()
+
+
+@pytest.mark.parametrize("penalty", [0.0, -1.0, float("nan")])
+def test_a_penalty_is_a_positive_number(penalty):
+    with pytest.raises(ValueError, match="repetition_penalty must be > 0"):
+        SFTModule("tiny_llava_onevision", repetition_penalty=penalty)
+
+
 def test_predict_rows_carry_record_answer_and_model(make_batch, loader, trainer):
     ours = module()
     batch = make_batch("prompt")
@@ -88,6 +109,8 @@ def test_predict_rows_carry_record_answer_and_model(make_batch, loader, trainer)
     assert [row["id"] for row in rows_] == ["clip-0", "clip-1"]
     assert {"response", "finished", "prompt", "meta"} <= set(rows_[0])
     assert rows_[0]["model"]["name"] == "tiny_llava_onevision" and len(rows_[0]["model"]["hash"]) == 64
+    settings = {"max_new_tokens": 10, "temperature": None, "top_p": 1.0, "repetition_penalty": 1.0}
+    assert rows_[1]["sampling"] == settings | {"num_candidates": 1, "seed": 0}
 
 
 def test_predict_writes_every_candidate_with_an_id_of_its_own(make_batch):

@@ -1,9 +1,11 @@
 import pytest
 
 from lit_vpo.metrics import CaptionCounts
-from lit_vpo.preferences.pairs import DEFAULT_FILTERS, DEFAULT_PROMPTS, build_pairs, pair_quality
+from lit_vpo.preferences.instructions import DEFAULT_PROMPTS
+from lit_vpo.preferences.pairs import DEFAULT_FILTERS, build_pairs, pair_quality
 
 MODEL = {"name": "tiny", "hash": "abc"}
+SAMPLING = {"temperature": 0.7, "seed": 0}
 
 
 def generation(key="a", kind=None, response="first this, then that", r=4, **fields):
@@ -16,6 +18,7 @@ def generation(key="a", kind=None, response="first this, then that", r=4, **fiel
         "response": response,
         "finished": True,
         "model": MODEL,
+        "sampling": SAMPLING,
         "meta": {"details": ["d"]},
         "events": [],
     }
@@ -43,7 +46,7 @@ def test_pair_row():
             "r": 4,
             "difficulty": 0.5,
             "perturbation": {"kind": "reverse", "r": 4},
-            "meta": {"details": ["d"], "model": MODEL, "rejected_frame_order": [1, 0]},
+            "meta": {"details": ["d"], "model": MODEL, "sampling": SAMPLING},
         }
     ]
     assert "media" not in pairs[0]  # both answers are trained on the clean video
@@ -97,6 +100,20 @@ def test_three_perturbations_of_two_videos_stay_with_their_own():
 def test_no_clean_answer_to_the_same_prompt():
     other = generation(prompt="Tell.")
     assert outcome(other, generation(kind="reverse", response="x")) == "no_clean_answer"
+    # written from lists of captions, the answers stand for a question about the video itself
+    rows = [
+        generation(prompt="- Caption 1: b a", meta={"asked": "Tell."}, media={"video": None}),
+        generation(
+            kind="reverse", response="first that, then this", prompt="- Caption 1: a b", meta={"asked": "Tell."}
+        ),
+    ]
+    (pair,), _ = build_pairs(rows)
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (
+        "Tell.",
+        "first this, then that",
+        "first that, then this",
+    )
+    assert "media" not in pair  # training shows the video
     with pytest.raises(ValueError, match="two clean answers"):
         build_pairs([generation(), generation()])
 

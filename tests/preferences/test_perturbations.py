@@ -3,15 +3,19 @@ import torch
 
 from lit_vpo.preferences import perturbations
 from lit_vpo.preferences.perturbations import (
+    OTHER,
+    Form,
     NoPerturbation,
+    all_forms,
     difficulty,
     drop,
-    frame_order,
+    freeze,
     get_perturbation,
     groups_of,
-    perturbed_prompts,
+    perturbed,
     reverse,
     shuffle,
+    splice,
 )
 
 # n -> {r: (group size, number of groups, kept by drop)}, from the released code's behaviour (methods.md 1.5)
@@ -24,6 +28,7 @@ TABLE = {
     32: {16: (2, 16, 2), 8: (4, 8, 4), 4: (8, 4, 8), 2: (16, 2, 16)},
 }
 CELLS = [(n, r, *cell) for n, row in TABLE.items() for r, cell in row.items()]
+KINDS = ("drop", "shuffle", "reverse", "freeze", "splice")
 
 
 def generator(seed=0):
@@ -75,39 +80,75 @@ def test_drop_keeps_every_unit_equally_often():
     assert counts.tolist() == pytest.approx([1000] * 8, rel=0.12)
 
 
-@pytest.mark.parametrize("kind", ["shuffle", "reverse", "drop"])
+def test_freeze_plays_a_window_and_stands_around_it():
+    """8 units: at r = 4 two of them play, at r = 16 it is a still picture."""
+    shown = {tuple(freeze(8, 4, generator(seed))) for seed in range(200)}
+    assert shown == {tuple([start] * (start + 1) + [start + 1] * (7 - start)) for start in range(7)}
+    assert {tuple(freeze(8, 16, generator(seed))) for seed in range(200)} == {(unit,) * 8 for unit in range(8)}
+    assert (2, 2, 2, 3, 4, 5, 5, 5) in {tuple(freeze(8, 2, generator(seed))) for seed in range(200)}
+
+
+def test_splice_keeps_a_window_in_place():
+    shown = {tuple(splice(8, 2, generator(seed))) for seed in range(200)}
+    windows = [range(start, start + 4) for start in range(5)]
+    assert shown == {tuple(unit if unit in window else OTHER for unit in range(8)) for window in windows}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("r", [2, 4, 8, 16])
-def test_frame_order_is_never_the_clean_one(kind, r):
-    orders = [frame_order(kind, r, 16, seed=0, key=f"clip{i}") for i in range(100)]
-    assert list(range(16)) not in orders
-    assert all(len(order) == 16 and set(order) <= set(range(16)) for order in orders)
+def test_a_perturbed_form_is_never_the_clean_one(kind, r):
+    for n in (2, 3, 16):
+        forms = [perturbed(kind, r, n, seed=0, key=f"clip{i}", others=["clip0", "clip1", "x"]) for i in range(30)]
+        assert list(range(n)) not in [form.units for form in forms]
+        assert all(1 <= len(form.units) <= n and set(form.units) <= {OTHER, *range(n)} for form in forms)
 
 
-def test_drop_shows_each_kept_frame_equally_often():
-    order = frame_order("drop", 4, 16, seed=0, key="clip")
-    kept = sorted(set(order))
-    assert order == [frame for frame in kept for _ in range(4)]
-    uneven = frame_order("drop", 8, 31, seed=0, key="clip")  # 3 kept of 31: 11, 10 and 10 times
-    assert sorted(uneven.count(frame) for frame in set(uneven)) == [10, 10, 11]
-    assert uneven == sorted(uneven)
+def test_the_other_video_is_drawn_among_all_but_ones_own():
+    keys = [f"k{i}" for i in range(5)]
+    forms = [perturbed("splice", 4, 8, seed, "k2", keys) for seed in range(400)]
+    counts = [sum(form.other == key for form in forms) for key in keys]
+    assert counts[2] == 0 and all(70 < count < 130 for count in (*counts[:2], *counts[3:]))
+    assert perturbed("reverse", 4, 8, 0, "k2", keys).other is None
+    with pytest.raises(NoPerturbation, match="splice needs another video"):
+        perturbed("splice", 4, 8, 0, "k2", ["k2"])
+
+
+def test_a_forms_fields():
+    assert Form("splice", 2, [0, OTHER], "b").fields("clips") == {
+        "perturbation": {"kind": "splice", "r": 2, "unit": "clips", "units": [0, -1], "other": "b"},
+        "r": 2,
+        "difficulty": 1.0,
+    }
+
+
+def test_divisors_that_coincide_are_one():
+    """8 units: groups of one at r = 16 and at r = 8, for drop and shuffle too, whose draws would differ."""
+    kinds = ["drop", "shuffle", "reverse"]
+    forms, reasons = all_forms(kinds, [16, 8, 4, 2], "captions", 8, 0, "a")
+    assert [(form.kind, form.r) for form in forms] == [(kind, r) for kind in kinds for r in (16, 4, 2)]
+    assert reasons == [f"{kind} at r=8 is {kind} at r=16 on 8 captions" for kind in kinds]
+    own = f"{__name__}.swap_ends"  # nobody knows what a user's own makes of r
+    assert [form.r for form in all_forms([own], [16, 8], "frames", 8, 0, "a")[0]] == [16, 8]
 
 
 def test_the_address_decides_the_draw():
     draws = {
-        (seed, key, r): tuple(frame_order("shuffle", r, 16, seed, key))
+        (seed, key, r): tuple(perturbed("shuffle", r, 16, seed, key).units)
         for seed in (0, 1)
         for key in ("a", "b")
         for r in (8, 16)
     }
     assert len(set(draws.values())) == len(draws)
     torch.manual_seed(1)  # the global generator has no say
-    assert frame_order("shuffle", 16, 16, 0, "a") == list(draws[0, "a", 16])
+    assert perturbed("shuffle", 16, 16, 0, "a").units == list(draws[0, "a", 16])
+    once = perturbed("splice", 4, 16, 0, "a", ["a", "b", "c", "d"])
+    assert perturbed("splice", 4, 16, 0, "a", ["a", "b", "c", "d"]) == once
 
 
-@pytest.mark.parametrize("kind", ["shuffle", "reverse", "drop"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_frame_cannot_be_perturbed(kind):
     with pytest.raises(NoPerturbation, match="sample more frames"):
-        frame_order(kind, 2, 1, seed=0, key="clip")
+        perturbed(kind, 2, 1, seed=0, key="clip", others=["x"])
 
 
 def test_difficulty_scale():
@@ -130,7 +171,7 @@ def out_of_range(num_units, r, generator):
 
 
 def test_users_own_by_dotted_path_and_by_decorator(monkeypatch):
-    assert frame_order(f"{__name__}.swap_ends", 2, 4, 0, "clip") == [3, 1, 2, 0]
+    assert perturbed(f"{__name__}.swap_ends", 2, 4, 0, "clip").units == [3, 1, 2, 0]
     monkeypatch.setattr(perturbations, "PERTURBATIONS", dict(perturbations.PERTURBATIONS))
     assert perturbations.register("swap_ends")(swap_ends) is get_perturbation("swap_ends")
     with pytest.raises(ValueError, match="exists already"):
@@ -140,7 +181,7 @@ def test_users_own_by_dotted_path_and_by_decorator(monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "r", "message"),
     [
-        ("blur", 4, "unknown perturbation 'blur'; known: drop, reverse, shuffle"),
+        ("blur", 4, "unknown perturbation 'blur'; known: drop, freeze, reverse, shuffle, splice"),
         ("no_such_package.blur", 4, "cannot be imported"),
         (f"{__name__}.TABLE", 4, "no function"),
         (f"{__name__}.keep_order", 4, "clean order"),
@@ -150,55 +191,4 @@ def test_users_own_by_dotted_path_and_by_decorator(monkeypatch):
 )
 def test_bad_input_is_refused(kind, r, message):
     with pytest.raises(ValueError, match=message):
-        frame_order(kind, r, 4, seed=0, key="clip")
-
-
-def test_prompts_are_one_clean_row_and_one_per_cell():
-    rows = perturbed_prompts(["a", "b"], ["P", "Q"], ["drop", "reverse"], [2, 16], num_frames=4, seed=0)
-    assert [row["id"] for row in rows[:5]] == ["a/clean", "a/drop-2", "a/drop-16", "a/reverse-2", "a/reverse-16"]
-    assert len(rows) == 10
-    assert rows[0] == {"key": "a", "id": "a/clean", "prompt": rows[0]["prompt"], "media": {}, "perturbation": None}
-    assert rows[3] == {
-        "key": "a",
-        "id": "a/reverse-2",
-        "prompt": rows[0]["prompt"],
-        "media": {"frame_order": [2, 3, 0, 1]},
-        "perturbation": {"kind": "reverse", "r": 2},
-        "r": 2,
-        "difficulty": 1.0,
-    }
-
-
-def test_a_videos_rows_do_not_depend_on_its_neighbours():
-    every = perturbed_prompts(["a", "b", "c"], ["P", "Q"], ["shuffle"], [16], num_frames=16, seed=5)
-    alone = perturbed_prompts(["c"], ["P", "Q"], ["shuffle"], [16], num_frames=16, seed=5)
-    assert every[-2:] == alone
-
-
-def test_each_prompt_is_drawn_for_some_video():
-    rows = perturbed_prompts([f"k{i}" for i in range(300)], ["P", "Q", "R"], ["drop"], [2], num_frames=4, seed=0)
-    asked = [row["prompt"] for row in rows if row["perturbation"] is None]
-    assert all(70 < asked.count(prompt) < 130 for prompt in "PQR")
-
-
-def test_impossible_perturbations_are_skipped_and_said():
-    with pytest.warns(UserWarning, match="2 prompts skipped: reverse at r=2 leaves 1 frame"):
-        rows = perturbed_prompts(["a", "b"], ["P"], ["reverse"], [2], num_frames=1, seed=0)
-    assert [row["id"] for row in rows] == ["a/clean", "b/clean"]
-
-
-def test_the_same_frames_are_asked_about_once():
-    with pytest.warns(UserWarning, match="2 prompts skipped: shuffle at r=2 shows the same frames as reverse at r=2"):
-        rows = perturbed_prompts(["a", "b"], ["P"], ["reverse", "shuffle"], [2], num_frames=16, seed=0)
-    assert [row["id"] for row in rows] == ["a/clean", "a/reverse-2", "b/clean", "b/reverse-2"]
-    with pytest.warns(UserWarning, match="1 prompts skipped: reverse at r=8 shows the same frames as reverse at r=16"):
-        rows = perturbed_prompts(["a"], ["P"], ["reverse"], [16, 8], num_frames=8, seed=0)
-    assert [row["id"] for row in rows] == ["a/clean", "a/reverse-16"]
-
-
-@pytest.mark.parametrize(
-    ("prompts", "kinds", "divisors"), [([], ["drop"], [2]), (["P"], [], [2]), (["P"], ["drop"], [2, 2])]
-)
-def test_empty_or_repeated_choices_are_refused(prompts, kinds, divisors):
-    with pytest.raises(ValueError, match="must hold at least one value"):
-        perturbed_prompts(["a"], prompts, kinds, divisors, num_frames=4, seed=0)
+        perturbed(kind, r, 4, seed=0, key="clip")

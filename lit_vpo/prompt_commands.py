@@ -1,0 +1,107 @@
+"""The commands under `pairs` that write prompts: in video form at once, in released form in two steps."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lit_vpo.atomic import read_lines, write_lines
+from lit_vpo.datamodules.manifest import Manifest
+from lit_vpo.datamodules.overlay import Overlay
+from lit_vpo.preferences.clip_prompts import clip_prompts, frame_indices_of
+from lit_vpo.preferences.instructions import DEFAULT_PROMPTS
+from lit_vpo.preferences.list_prompts import list_prompts
+from lit_vpo.preferences.video_prompts import perturbed_prompts
+
+_KINDS = ("drop", "shuffle", "reverse")
+
+
+def write_prompts(
+    shards: str,
+    out: str,
+    kinds: Sequence[str],
+    divisors: Sequence[int],
+    num_frames: int,
+    prompts: Sequence[str],
+    seed: int,
+    unit: str = "frames",
+    selection: str | None = None,
+) -> None:
+    """Writes the overlay that asks for a caption of each clean video and of each perturbed one.
+
+    Args:
+        shards: Folder with a manifest.
+        out: The overlay.
+        kinds: Perturbations; empty means drop, shuffle and reverse.
+        divisors: Values of r; empty means 4.
+        num_frames: Frames that will be sampled; perturbations act on them before decoding.
+        prompts: One is drawn per video; empty means a few caption instructions.
+        seed: Address of the draws.
+        unit: What is perturbed: `frames`, or `clips` of two frames.
+        selection: Overlay of selected videos, whose clips' frames are shown in place of sampled ones; None asks about
+            all videos.
+
+    Raises:
+        ValueError: If a kind or the unit is unknown, a divisor is below 2, or as `clip_prompts`.
+    """
+    manifest = Manifest.load(shards)
+    keys, frames = [sample.key for sample in manifest.samples], None
+    if selection is not None:
+        rows = Overlay.load(selection).known_rows(manifest)
+        frames = {row["key"]: [frame for clip in frame_indices_of(row) for frame in clip] for row in rows}
+        keys = list(frames)
+    asked = prompts or DEFAULT_PROMPTS
+    rows = perturbed_prompts(keys, asked, kinds or _KINDS, divisors or (4,), num_frames, seed, unit, frames)
+    Overlay(tuple(rows)).save(out)
+    Console().print(f"{len(rows)} prompts for {len(keys)} videos: {out}")
+
+
+def write_clip_prompts(selection: str, shards: str, out: str) -> None:
+    """Writes the overlay that asks for a caption of each clip of selected videos.
+
+    Args:
+        selection: Overlay of selected videos.
+        shards: Folder with a manifest.
+        out: The overlay.
+
+    Raises:
+        ValueError: If a video is not there, or as `lit_vpo.preferences.clip_prompts.clip_prompts`.
+    """
+    selected = Overlay.load(selection).known_rows(Manifest.load(shards))
+    rows = clip_prompts(selected)
+    Overlay(tuple(rows)).save(out)
+    Console().print(f"{len(rows)} clips of {len(selected)} videos: {out}")
+
+
+def write_list_prompts(
+    generations: str, out: str, kinds: Sequence[str], divisors: Sequence[int], prompts: Sequence[str], seed: int
+) -> None:
+    """Writes the overlay that asks for each video's caption from lists of its clips' captions, and prints what is lost.
+
+    Args:
+        generations: JSONL that `predict` wrote for `pairs clips`.
+        out: The overlay; videos without all captions go to `<out stem>.dropped.jsonl` with their reasons.
+        kinds: Perturbations; empty means drop, shuffle and reverse.
+        divisors: Values of r; empty means 16, 8, 4 and 2.
+        prompts: Of the pairs to come, one is drawn per video; empty means a few caption instructions.
+        seed: Address of the draws.
+
+    Raises:
+        ValueError: If no video is left, or as `lit_vpo.preferences.list_prompts.list_prompts`.
+    """
+    answers = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
+    asked = prompts or DEFAULT_PROMPTS
+    rows, dropped, skipped = list_prompts(answers, kinds or _KINDS, divisors or (16, 8, 4, 2), seed, asked)
+    reasons = Counter(row["reason"] for row in dropped)
+    if not rows:
+        raise ValueError(f"{generations} has no video with all its clips' captions: {dict(reasons)}")
+    Overlay(tuple(rows)).save(out)
+    write_lines(Path(out).with_name(Path(out).stem + ".dropped.jsonl"), map(json.dumps, dropped))
+    console = Console(soft_wrap=True)
+    for reason, count in sorted(reasons.items()):
+        console.print(f"{count} videos dropped: {reason}")
+    for reason, count in sorted(Counter(skipped).items()):
+        console.print(f"{count} lists skipped: {reason}")
+    console.print(f"{len(rows)} lists of {sum(row['perturbation'] is None for row in rows)} videos: {out}")
