@@ -7,6 +7,7 @@ if __name__ != "lit_vpo.callbacks":
 
 from .base_kl import BaseKL
 from .caption_scores import CaptionScores
+from .curriculum import CurriculumScheduler
 from .faults import DataFaults
 from .generations import GenerationWriter
 from .memory import MemoryReport
@@ -20,6 +21,7 @@ from .step import StepCallback
 __all__ = [
     "BaseKL",
     "CaptionScores",
+    "CurriculumScheduler",
     "DataFaults",
     "GenerationWriter",
     "LoRAMergeReinit",

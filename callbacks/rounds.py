@@ -11,7 +11,9 @@ from lit_vpo.protocols import HasRounds
 class RoundCallback(Callback):
     """Base of what happens at the end of rounds: `on_round_end`, after the module has crossed the boundary.
 
-    Checkpoints of the boundary's step are written after it, because Lightning runs them last.
+    What must still see the round's own reference goes into `before_round_end`, which all callbacks have had before the
+    module crosses, whatever their order. Checkpoints of the boundary's step are written after it, because Lightning
+    runs them last.
     """
 
     def __init__(self) -> None:
@@ -31,6 +33,9 @@ class RoundCallback(Callback):
             ValueError: If the module cannot do it.
         """
 
+    def before_round_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Override: what to do after a round's last step, while policy and reference are still the round's."""
+
     def on_round_end(self, trainer: Trainer, module: LightningModule, round_index: int) -> None:
         """Override: what to do when rounds 1 to `round_index` have ended."""
 
@@ -39,7 +44,11 @@ class RoundCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, HasRounds)
-        pl_module.end_round()
+        if pl_module.round_is_over():
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, RoundCallback):
+                    callback.before_round_end(trainer, pl_module)
+            pl_module.end_round()
         if pl_module.round > self.seen:
             self.seen = pl_module.round
             self.on_round_end(trainer, pl_module, self.seen)

@@ -5,6 +5,7 @@ if __name__ != "lit_vpo.datamodules":
 
 from .base import VideoShardDataModule
 from .collate import Collator
+from .curriculum import CurriculumDataModule
 from .instruction import InstructionDataModule
 from .loader import ShardLoader
 from .manifest import Manifest, Sample
@@ -27,6 +28,7 @@ __all__ = [
     "BadSample",
     "Clip",
     "Collator",
+    "CurriculumDataModule",
     "EpochPlan",
     "InstructionDataModule",
     "Manifest",

@@ -62,12 +62,15 @@ class PreferenceDataModule(VideoShardDataModule):
             ValueError: Pairs name another policy as their writer.
 
         """
-        return check_writers(self.loaders["train"].reader.rows, policy_hash, self.other_policy)
+        return check_writers(self._train_rows(), policy_hash, self.other_policy)
 
     def train_collator(self) -> Collator:
         """Collator of pairs, with ground-truth rows where asked for."""
         collator = super().train_collator()
         return Collator(collator.processor, "preference", self.with_ground_truth, self.num_negatives)
+
+    def _train_rows(self) -> list[dict[str, Any]]:
+        return self.loaders["train"].reader.rows
 
     def _over(self, reader: RecordReader, mix: Mix | None, collator: Collator, evaluation: bool) -> ShardLoader:
         shuffles = self.shuffle_labels and not evaluation

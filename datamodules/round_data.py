@@ -10,14 +10,13 @@ from .loader import ShardLoader
 from .mix import Mix, read_parts, write_part
 from .order import interleave
 from .overlay import Overlay, write_overlay
-from .preference import PreferenceDataModule
 from .reader import RecordReader
 from .round_questions import QuestionMix, check_question_pairs
-from .rounds import RoundLoader
+from .rounds import SwitchedDataModule
 from .sources import Source, check_sources
 
 
-class RoundPreferenceDataModule(PreferenceDataModule):
+class RoundPreferenceDataModule(SwitchedDataModule):
     """Pairs for the first round (``train``), and prompts (``candidates``) whose sampled answers make the later ones'.
 
     Args:
@@ -47,21 +46,6 @@ class RoundPreferenceDataModule(PreferenceDataModule):
         if prompts_per_round is not None and prompts_per_round < 1:
             raise ValueError(f"prompts_per_round must be >= 1 or null, got {prompts_per_round}")
         self.candidates, self.prompts_per_round, self.questions = candidates, prompts_per_round, questions
-        self.round_loader: RoundLoader | None = None
-
-    @property
-    def train_loader(self) -> Any:
-        """The loader whose position a checkpoint keeps; None before training."""
-        return self.round_loader
-
-    def train_dataloader(self) -> Any:
-        """The training loader; it holds its round and its position."""
-        if self.round_loader is None:
-            self.round_loader = RoundLoader(self._open)
-        if self._resume is not None:
-            self.round_loader.load_state_dict(self._resume)
-            self._resume = None
-        return self.round_loader
 
     def check_candidates(self) -> None:
         """Refuse to sample without prompts, or to mix in what makes no pairs.
@@ -140,6 +124,6 @@ class RoundPreferenceDataModule(PreferenceDataModule):
             raise ValueError("data.train is not set; give it as train: {shards: FOLDER, overlay: PAIRS.jsonl}")
         return source if overlay is None else replace(source, overlay=overlay, annotations=None, limit=None)
 
-    def _open(self, path: str | None) -> ShardLoader:
-        self.loaders["train"] = self._make_loader(self._train_source(path), self.train_collator(), evaluation=False)
+    def _open(self, name: str | None) -> ShardLoader:
+        self.loaders["train"] = self._make_loader(self._train_source(name), self.train_collator(), evaluation=False)
         return self.loaders["train"]

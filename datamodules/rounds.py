@@ -1,37 +1,39 @@
-"""Training data that change with the round: new pairs take the old ones' place where a round ends."""
+"""Training data that change with the round: other pairs take the place of the last ones where a round ends."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from lit_vpo.batch import Batch
 
 from .loader import ShardLoader
+from .preference import PreferenceDataModule
 
 
 class RoundLoader:
-    """A loader whose overlay can be replaced between two batches.
+    """A loader whose rows can be replaced between two batches.
 
     Lightning sees an epoch end there: the batch after :meth:`switch` is the first of a new epoch over the new rows.
 
     Args:
-        open_loader: Makes the loader of an overlay; None is the configured one.
+        open_loader: Gives the loader of rows by their name (an overlay, a stage); None is that of the first round.
 
     """
 
     def __init__(self, open_loader: Callable[[str | None], ShardLoader]) -> None:
         self.open_loader = open_loader
-        self.path: str | None = None
+        self.name: str | None = None
         self.loader = open_loader(None)
         self._switched = False
 
-    def switch(self, path: str) -> None:
-        """Go on with the rows of another overlay, from its beginning.
+    def switch(self, name: str) -> None:
+        """Go on with other rows, from their beginning.
 
         Args:
-            path: The overlay; it must be there for as long as the run may be resumed.
+            name: Theirs; what it stands for must be there for as long as the run may be resumed.
 
         """
-        self.path, self.loader, self._switched = path, self.open_loader(path), True
+        self.name, self.loader, self._switched = name, self.open_loader(name), True
 
     def __len__(self) -> int:
         """Batches of this epoch on this rank."""
@@ -49,17 +51,49 @@ class RoundLoader:
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """Which overlay, and the position in it."""
-        return {"overlay": self.path, **self.loader.state_dict()}
+        """Which rows, and the position in them."""
+        return {"overlay": self.name, **self.loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Open the overlay of a saved position and jump to it.
+        """Open the rows of a saved position and jump to it.
 
         Raises:
             ValueError: As :meth:`ShardLoader.load_state_dict`, or the overlay is gone.
 
         """
-        if state["overlay"] != self.path:
-            self.path = state["overlay"]
-            self.loader = self.open_loader(self.path)
+        if state["overlay"] != self.name:
+            self.name = state["overlay"]
+            self.loader = self.open_loader(self.name)
         self.loader.load_state_dict(state)
+
+
+class SwitchedDataModule(PreferenceDataModule):
+    """Base of the data modules whose training pairs are replaced where a round ends.
+
+    Args:
+        model: Name or path whose processor makes the inputs; the CLI links it from the model.
+        **kwargs: The other arguments of :class:`PreferenceDataModule`.
+
+    """
+
+    def __init__(self, model: str, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self.round_loader: RoundLoader | None = None
+
+    @property
+    def train_loader(self) -> Any:
+        """The loader whose position a checkpoint keeps; None before training."""
+        return self.round_loader
+
+    def train_dataloader(self) -> Any:
+        """The training loader; it holds its round and its position."""
+        if self.round_loader is None:
+            self.round_loader = RoundLoader(self._open)
+        if self._resume is not None:
+            self.round_loader.load_state_dict(self._resume)
+            self._resume = None
+        return self.round_loader
+
+    @abstractmethod
+    def _open(self, name: str | None) -> ShardLoader:
+        """The loader of rows by their name; None is that of the first round."""

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lit_vpo.schedules import Shape, warmup_then
+from lit_vpo.schedules import RoundPlan, Shape, warmup_in_rounds, warmup_then
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
@@ -28,7 +28,7 @@ def param_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def scheduled(
-    optimizer: Optimizer, shape: Shape, warmup_steps: int, max_steps: int, round_steps: int | None = None
+    optimizer: Optimizer, shape: Shape, warmup_steps: int, max_steps: int, rounds: RoundPlan | None = None
 ) -> dict[str, Any]:
     """The optimizer with its schedule, in the form that Lightning's `configure_optimizers` returns.
 
@@ -38,8 +38,13 @@ def scheduled(
         warmup_steps: See there.
         max_steps: `trainer.max_steps`; never `estimated_stepping_batches`, which drops the loaders' state on resume
             (Lightning issue 20550).
-        round_steps: Where a run has rounds: the schedule begins anew every so many steps.
+        rounds: Where a run has rounds: the schedule begins anew in each.
+
+    Raises:
+        ValueError: If the schedule is impossible.
     """
-    factor = warmup_then(shape, warmup_steps, round_steps or max_steps)
-    scheduler = LambdaLR(optimizer, lambda step: factor(step % round_steps) if round_steps else factor(step))
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    if rounds is None:
+        factor = warmup_then(shape, warmup_steps, max_steps)
+    else:
+        factor = warmup_in_rounds(shape, warmup_steps, rounds)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

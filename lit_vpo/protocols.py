@@ -1,12 +1,13 @@
 """What callbacks may rely on, so that they need not know the modules."""
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from lit_vpo.batch import PromptBatch
+from lit_vpo.batch import PreferenceBatch, PromptBatch
 from lit_vpo.metrics.captions import CaptionCounts
+from lit_vpo.metrics.difficulty import Group
 
 
 @runtime_checkable
@@ -50,6 +51,13 @@ class HasRounds(HasReference, Protocol):
 
     round: int  # rounds that have ended
 
+    def plan_rounds(self, steps: int | Sequence[int]) -> None:
+        """Say how many optimizer steps every round has, or one after the other.
+
+        Raises:
+            ValueError: If the module was configured otherwise.
+        """
+
     def plan_boundary(self, merge: bool = False, new_weight: float | None = None) -> None:
         """Say what shall happen at the end of every round.
 
@@ -57,8 +65,19 @@ class HasRounds(HasReference, Protocol):
             ValueError: If the module cannot do it.
         """
 
+    def round_is_over(self) -> bool:
+        """Whether the last optimizer step was a round's last, and its boundary was not yet crossed."""
+
     def end_round(self) -> None:
         """Cross the planned boundary if the last optimizer step was a round's last; else do nothing."""
+
+
+@runtime_checkable
+class HasMargins(Protocol):
+    """A module that prefers, and can say how much without being trained or validated."""
+
+    def margins(self, batch: PreferenceBatch) -> Tensor:
+        """Rewards of chosen minus those of rejected, (B,)."""
 
 
 @runtime_checkable
@@ -121,6 +140,42 @@ class HasPlan(Protocol):
 
 
 @runtime_checkable
+class HasDifficulty(Protocol):
+    """A data module whose pairs name their divisor r, and that trains on one stage of them after another."""
+
+    def groups(self, source: Literal["train", "val"]) -> list[Group]:
+        """The divisors and kinds of perturbation of a source's pairs; none where there is no source.
+
+        Raises:
+            ValueError: A training pair has no r.
+        """
+
+    def plan_stages(self, divisors: Sequence[int], mixed: bool = False) -> list[int]:
+        """Divide the training pairs into stages and stand before the first.
+
+        Args:
+            divisors: A stage for each, of its pairs, in this order.
+            mixed: Stages as large, but of pairs of all these divisors, each pair in one of them.
+
+        Returns:
+            Batches of an epoch of each on this rank.
+
+        Raises:
+            ValueError: A stage has no pair.
+        """
+
+    def begin_stage(self, stage: int) -> None:
+        """Train on a stage (0-based) from the next batch on."""
+
+    def held_out(self, r: int) -> Iterable[PreferenceBatch]:
+        """Batches of the validation pairs of a divisor, all of them on every rank.
+
+        Raises:
+            ValueError: There are none.
+        """
+
+
+@runtime_checkable
 class HasWriters(Protocol):
     """A data module that knows whose answers its training pairs are."""
 
@@ -144,6 +199,8 @@ __all__ = [
     "HasAdapter",
     "HasBase",
     "HasCandidates",
+    "HasDifficulty",
+    "HasMargins",
     "HasNetwork",
     "HasPlan",
     "HasReference",

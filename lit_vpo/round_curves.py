@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lit_vpo.curves import Curve, read_runs
+from lit_vpo.schedules import RoundPlan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,9 +68,9 @@ def read_errors(run_dir: str, base: str | None = None) -> RunErrors:
     Raises:
         ValueError: As `plot_rounds`.
     """
-    round_steps = _round_steps(Path(run_dir))
+    rounds = _rounds(Path(run_dir))
     # Lightning numbers steps from 0: what was logged at step 39 was measured after 40
-    found = {(step + 1) / round_steps: values for step, values in _validations(run_dir).items()}
+    found = {rounds.done(step + 1): values for step, values in _validations(run_dir).items()}
     if base is not None:
         found = {0.0: list(_validations(base).values())[-1], **found}
     errors = {kind: [values[_ERROR + kind] for values in found.values()] for kind in KINDS}
@@ -78,14 +79,14 @@ def read_errors(run_dir: str, base: str | None = None) -> RunErrors:
     return RunErrors(Path(run_dir).name, list(found), errors, kl)
 
 
-def _round_steps(run_dir: Path) -> int:
+def _rounds(run_dir: Path) -> RoundPlan:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{run_dir} has no config.yaml; give the --run_dir of a `fit`")
     steps = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"].get("round_steps")
     if not steps:
         raise ValueError(f"{run_dir} trained without rounds (model.round_steps); its curves: python -m lit_vpo curves")
-    return int(steps)
+    return RoundPlan.of(steps)
 
 
 def _validations(run_dir: str) -> dict[int, dict[str, float]]:

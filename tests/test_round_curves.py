@@ -40,6 +40,11 @@ def test_validations_within_a_round_stand_between(tmp_path):
     assert read_errors(run).rounds == [0.1, 1.0]
 
 
+def test_rounds_of_several_lengths(tmp_path):
+    run = make_run(tmp_path / "one", "39,,1.5,0.3,0.1,0.2\n59,,2.5,0.2,0.1,0.125\n", round_steps=[40, 10, 20])
+    assert read_errors(run).rounds == [1.0, 2.5]
+
+
 def test_the_bars_are_the_kinds_and_the_line_their_sum(run, base):
     read = read_errors(run, base)
     bars, line = draw([read]).axes

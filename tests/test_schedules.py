@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_vpo.optim import param_groups, scheduled
-from lit_vpo.schedules import warmup_then
+from lit_vpo.schedules import RoundPlan, warmup_in_rounds, warmup_then
 
 
 def values(shape, warmup, steps):
@@ -32,6 +32,29 @@ def test_shapes_by_hand():
 def test_impossible_schedules(arguments, message):
     with pytest.raises(ValueError, match=message):
         warmup_then(*arguments)
+
+
+def test_rounds_by_hand():
+    plan = RoundPlan.of([3, 1, 2])
+    assert [plan.at(step).number for step in range(11)] == [0, 0, 0, 1, 2, 2, 3, 3, 4, 4, 5]  # the last number holds
+    assert [plan.at(step) for step in (0, 2, 3, 5, 6, 9)] == [
+        (0, 0, 3), (0, 0, 3), (1, 3, 4), (2, 4, 6), (3, 6, 8), (4, 8, 10)
+    ]  # fmt: skip
+    assert RoundPlan.of(2) == RoundPlan.of([2]) and RoundPlan.of(2).at(7) == (3, 6, 8)
+    assert [plan.done(steps) for steps in (0, 3, 4, 5, 6, 7)] == [0, 1, 2, 2.5, 3, 3.5]
+
+
+@pytest.mark.parametrize("steps", [0, [], [2, 0]])
+def test_rounds_without_a_step(steps):
+    with pytest.raises(ValueError, match="round_steps must be >= 1"):
+        RoundPlan.of(steps)
+
+
+def test_the_schedule_begins_anew_in_every_round():
+    factor = warmup_in_rounds("linear", 1, RoundPlan.of([3, 2]))
+    assert [factor(step) for step in range(7)] == [1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match=r"warmup_steps \(2\) must be less than .* every round, got 2"):
+        warmup_in_rounds("linear", 2, RoundPlan.of([4, 2, 3]))
 
 
 def test_groups_leave_norms_and_biases_undecayed_and_frozen_out():

@@ -124,7 +124,7 @@ class Ours(Side):
     def loss_and_backward(self, cached: bool) -> Tensor:
         self.module.share_prefix = self.share
         self.module.given = self.logps if cached else None
-        loss = self.module.training_step(self.batch, 0)
+        loss = self.module.training_step(self.batch, 0)["loss"]
         loss.backward()
         return loss.detach()
 

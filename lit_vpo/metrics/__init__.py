@@ -3,17 +3,20 @@
 from .answers import OptionAccuracy, option_accuracy
 from .bootstrap import Interval, bootstrap_ratio, paired_bootstrap
 from .captions import CaptionCounts, CaptionErrors, caption_errors
+from .difficulty import DifficultyMetrics, group_of
 from .lengths import word_lengths
 from .preference import PreferenceMetrics, preference_metrics
 
 __all__ = [
     "CaptionCounts",
     "CaptionErrors",
+    "DifficultyMetrics",
     "Interval",
     "OptionAccuracy",
     "PreferenceMetrics",
     "bootstrap_ratio",
     "caption_errors",
+    "group_of",
     "option_accuracy",
     "paired_bootstrap",
     "preference_metrics",

@@ -143,15 +143,15 @@ class DPOModule(RoundsModule):
         return PairLogps(policy, reference, roles, ground_truth)
 
     @override
-    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> dict[str, Tensor]:
         logps = self.pair_logps(batch, self.encode(batch))
         parts = self.objective(batch, logps)
         self.guard_pairs(batch, logps, parts["loss/dpo"])
-        self.gather("fit", batch, logps, parts)
+        margins = self.gather("fit", batch, logps, parts)
         total = self.total(batch, parts)
         weighted = sum(self.terms[name].weight * mean.value.detach() for name, mean in parts.items())
         self.log("loss/total", weighted, prog_bar=True, batch_size=len(batch["records"]))
-        return total
+        return {"loss": total, "margins": margins}
 
     def objective(self, batch: PreferenceBatch, logps: PairLogps) -> dict[str, Mean]:
         """The terms of the loss, unweighted; NLL and CE are computed even where their weight is 0.
@@ -221,6 +221,12 @@ class DPOModule(RoundsModule):
             if mean.size > 0:
                 losses[name].update(mean.value, weight=mean.size)
         return rewards[0] - rewards[1]
+
+    @torch.no_grad()
+    def margins(self, batch: PreferenceBatch) -> Tensor:
+        """Rewards of chosen minus those of rejected, (B,), measured apart from any stage's metrics."""
+        chosen, rejected = self.pair_logps(batch, self.encode(batch)).roles[:2]
+        return self.loss.rewards(chosen) - self.loss.rewards(rejected)
 
     @override
     def evaluate_objective(self, batch: Any, stage: Literal["val", "test"]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
@@ -22,6 +23,7 @@ from lit_vpo.modules.policy import IGNORED
 from lit_vpo.modules.referenced import ReferencedModule
 from lit_vpo.optim import param_groups, scheduled
 from lit_vpo.reference import AdapterOff, SecondAdapter, adapter_off
+from lit_vpo.schedules import RoundPlan
 
 
 @dataclass
@@ -31,10 +33,12 @@ class Boundary:
     Attributes:
         merge: Fold the adapter into the base and start a fresh one.
         new_weight: a of the reference's refresh; None leaves the reference alone.
+        planned: Whether a callback counts on it.
     """
 
     merge: bool = False
     new_weight: float | None = None
+    planned: bool = False
 
 
 class RoundsModule(ReferencedModule):
@@ -51,21 +55,35 @@ class RoundsModule(ReferencedModule):
 
     Args:
         model: See `ReferencedModule`.
-        round_steps: Optimizer steps of a round; null trains one round without end.
+        round_steps: Optimizer steps of every round, or a list of them for one round after the other, whose last number
+            holds for all rounds that follow; null trains one round without end, unless a callback plans rounds.
         kwargs: The other arguments of `ReferencedModule`.
 
     Raises:
         ValueError: As `ReferencedModule`, or for rounds without a step.
     """
 
-    def __init__(self, model: str, round_steps: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, model: str, round_steps: int | list[int] | None = None, **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
         self.save_hyperparameters(ignore=IGNORED)
-        if round_steps is not None and round_steps < 1:
-            raise ValueError(f"round_steps must be >= 1 (optimizer steps), or null, got {round_steps}")
         self.round_steps, self.round = round_steps, 0
+        self.round_plan = None if round_steps is None else RoundPlan.of(round_steps)
         self.boundary = Boundary()
         self.ledger: Ledger | None = None
+
+    def plan_rounds(self, steps: int | Sequence[int]) -> None:
+        """Say how long rounds are, as `round_steps`, where it is left to a callback; for its `setup`.
+
+        Raises:
+            ValueError: If `round_steps` says otherwise, or a round has no step.
+        """
+        plan = RoundPlan.of(steps)
+        if self.round_steps is not None and RoundPlan.of(self.round_steps) != plan:
+            planned = f"a callback plans rounds of {steps} steps"
+            raise ValueError(f"{planned}, the module has round_steps: {self.round_steps}; leave out the module's")
+        self.round_plan = plan
+        if self.net is not None:
+            self._keep_ledger(self.net)
 
     def plan_boundary(self, merge: bool = False, new_weight: float | None = None) -> None:
         """Say what shall happen at the end of every round; for callbacks, in their `setup`.
@@ -75,10 +93,9 @@ class RoundsModule(ReferencedModule):
             new_weight: See `Boundary`.
 
         Raises:
-            ValueError: If the module has no rounds, or its reference cannot do this.
+            ValueError: If the reference cannot do this.
         """
-        if self.round_steps is None:
-            raise ValueError("callbacks of rounds need the module's round_steps (optimizer steps)")
+        self.boundary.planned = True
         self.boundary.merge |= merge
         self.boundary.new_weight = new_weight if new_weight is not None else self.boundary.new_weight
         self._check_boundary()
@@ -98,20 +115,30 @@ class RoundsModule(ReferencedModule):
             raise ValueError(f"a merge makes the reference the merged base; leave out ReferenceRefresh by {weight}")
 
     @override
+    def setup(self, stage: str) -> None:
+        # callbacks have been set up before, in any order: one of them may have planned the rounds
+        if stage == "fit" and self.boundary.planned and self.round_plan is None:
+            raise ValueError("callbacks of rounds need the module's round_steps (optimizer steps)")
+        super().setup(stage)
+
+    @override
     def build(self) -> Any:
         net = super().build()
-        if self.tuning == "lora" and self.round_steps is not None:
-            self.ledger = new_ledger(net, weights_folder(self.model))
+        if self.round_plan is not None:
+            self._keep_ledger(net)
         return net
 
-    @property
+    def _keep_ledger(self, net: Any) -> None:
+        if self.tuning == "lora" and self.ledger is None:
+            self.ledger = new_ledger(net, weights_folder(self.model))
+
     def round_is_over(self) -> bool:
         """Whether the last optimizer step was a round's last, and its boundary was not yet crossed."""
-        return self.round_steps is not None and self.trainer.global_step // self.round_steps > self.round
+        return self.round_plan is not None and self.round_plan.at(self.trainer.global_step).number > self.round
 
     def end_round(self) -> None:
         """Cross the boundary that was planned, once: where the round is not over, this does nothing."""
-        if not self.round_is_over:
+        if not self.round_is_over():
             return
         self.round += 1
         self.purpose = f"generate/round-{self.round}"
@@ -226,7 +253,7 @@ class RoundsModule(ReferencedModule):
         """Whether the policy must equal the reference now: at the first step, and after a whole refresh."""
         step, boundary = self.trainer.global_step, self.boundary
         whole = boundary.merge or boundary.new_weight == 1
-        return step == 0 or (whole and self.round_steps is not None and step % self.round_steps == 0)
+        return step == 0 or (whole and self.round_plan is not None and self.round_plan.at(step).begin == step)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -248,12 +275,15 @@ class RoundsModule(ReferencedModule):
         """Bring base and reference to where the checkpoint's round began.
 
         Raises:
-            ValueError: If the checkpoint has merged adapters and this module keeps no ledger, or one of other layers.
+            ValueError: If there are merged adapters and this run would go on without rounds, or they fit no layer.
         """
         self.round, ledger = rounds.get("round", 0), rounds.get("ledger", [])
         self.purpose = f"generate/round-{self.round}" if self.round else type(self).purpose
         if ledger and self.ledger is None:
-            raise ValueError("the checkpoint has merged adapters; give the round_steps that it was trained with")
+            fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+            if fits or self.device_mesh is not None:  # W_0 can no longer be read where it lies in shards
+                raise ValueError("the checkpoint has merged adapters; give the round_steps that it was trained with")
+            self._keep_ledger(self.net)
         if self.ledger is not None and (ledger or self.ledger.entries):
             self.ledger.load(ledger)
             self.ledger.apply(self.net)
@@ -265,4 +295,4 @@ class RoundsModule(ReferencedModule):
     @override
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(param_groups(self))
-        return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer.max_steps, self.round_steps)
+        return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer.max_steps, self.round_plan)

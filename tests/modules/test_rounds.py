@@ -155,6 +155,25 @@ def test_optimizer_and_learning_rate_begin_anew(fit):
     assert [size == 0 for size, *_ in seen] == [True, False, True, False]
 
 
+def test_rounds_of_several_lengths(fit):
+    seen = []
+
+    class Spy(DPOModule):
+        def on_before_optimizer_step(self, optimizer):
+            super().on_before_optimizer_step(optimizer)
+            lr = optimizer.param_groups[0]["lr"]
+            seen.append((self.round, lr, len(optimizer.state) == 0, self.starts_as_reference))
+
+    settings = {"lora": SMALL, "round_steps": [1, 3, 2], "check_video": False, "optimizer": adamw}
+    module = Spy(NAME, **settings, schedule="linear")
+    fit(module, [LoRAMergeReinit()], steps=6)
+    rates = [0.01, 0.01, 0.02 / 3, 0.01 / 3, 0.01, 0.005]
+    assert [lr for _, lr, *_ in seen] == pytest.approx(rates)
+    assert [ended for ended, *_ in seen] == [0, 1, 1, 1, 2, 2] and module.round == 3
+    fresh = [True, True, False, False, True, False]
+    assert [empty for *_, empty, _ in seen] == [starts for *_, starts in seen] == fresh
+
+
 def test_each_round_begins_with_policy_equal_to_reference(fit, monkeypatch):
     checked = []
     monkeypatch.setattr("lit_vpo.modules.dpo.check_ln2", lambda loss, _: checked.append(loss))
@@ -205,11 +224,19 @@ def test_a_later_run_starts_from_merged_rounds(fit, tmp_path, batches):
         torch.testing.assert_close(got, scores(module, batches[0]).policy.tokens, atol=1e-4, rtol=1e-4)
 
 
-def test_a_checkpoint_of_rounds_needs_a_module_with_rounds(fit, tmp_path, trainer, loader, batches):
+def test_a_run_in_rounds_goes_on_in_rounds_alone_and_is_validated_by_any_module(
+    fit, tmp_path, trainer, loader, batches
+):
     fit(make(), [LoRAMergeReinit()], steps=2)
+    path = tmp_path / "steps" / "step=2.ckpt"
     with pytest.raises(ValueError, match="give the round_steps that it was trained with"):
-        path = tmp_path / "steps" / "step=2.ckpt"
-        trainer().validate(make(round_steps=None), loader(batches[:1]), ckpt_path=path)
+        fit(make(round_steps=None), [], steps=4, ckpt=path)
+    logps = []
+    for steps in (STEPS, None):  # to look at it, nothing but the checkpoint is needed
+        there = trainer()
+        there.validate(make(round_steps=steps), loader(batches[:1]), ckpt_path=path, verbose=False)
+        logps.append(there.callback_metrics["val/logps/chosen"])
+    assert logps[0] == logps[1]
 
 
 @pytest.mark.parametrize(
@@ -230,8 +257,9 @@ def test_combinations_that_mean_nothing_are_refused_before_training(fit, module,
 
 
 def test_bad_rounds():
-    with pytest.raises(ValueError, match="round_steps must be >= 1"):
-        make(round_steps=0)
+    for steps in (0, [2, 0], []):
+        with pytest.raises(ValueError, match="round_steps must be >= 1"):
+            make(round_steps=steps)
 
 
 def test_without_a_reference_a_merge_is_still_a_merge(fit, batches):

@@ -52,11 +52,17 @@ def make(kind, reduction):
     return DPOModule(NAME, loss=DPOLoss(0.5), reference_tolerance=1e9, **terms, **sgd)
 
 
+def loss_of(module, batch):
+    """What is minimised; preference training also says its margins."""
+    out = module.training_step(batch, 0)
+    return out["loss"] if isinstance(module, DPOModule) else out
+
+
 def gradients(module, batches, steps):
     """What Lightning and DDP make of a step: the losses of all batches on all ranks, divided by their number."""
     module.zero_grad()
     for batch in batches:
-        (module.training_step(batch, 0) / steps).backward()
+        (loss_of(module, batch) / steps).backward()
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
@@ -129,7 +135,7 @@ def test_what_is_logged_is_the_batchs_own_loss_and_not_its_share_of_the_step(wor
     module.guarded = True
     module.log = lambda name, value, **more: logged.append(float(value))
     batches = list(loader(world, rows, kind, 2, accumulate=4))[:4]
-    shares = [float(module.training_step(batch, 0)) for batch in batches]
-    alone = [float(module.training_step({k: v for k, v in b.items() if k != "window"}, 0)) for b in batches]
+    shares = [float(loss_of(module, batch)) for batch in batches]
+    alone = [float(loss_of(module, {k: v for k, v in b.items() if k != "window"})) for b in batches]
     assert logged[:4] == pytest.approx(alone) and logged[4:] == pytest.approx(alone)
     assert max(abs(a - b) for a, b in zip(shares, alone, strict=True)) > 0.01
