@@ -150,6 +150,8 @@ def test_the_controls_of_mrdpo_differ_from_it_in_what_they_say_alone(monkeypatch
             "new_weight": 1.0,
         },
         "neither": {boundary: "lightning.pytorch.Callback"},
+        "dpo_one_round": {"ce_weight": 0.0, "round_steps": 400},
+        "dpo_neither": {"ce_weight": 0.0, boundary: "lightning.pytorch.Callback"},
     }
 
 
