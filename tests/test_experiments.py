@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lit_vpo.cli import TRAINING, _parser, main
+from lit_vpo.datamodules import write_overlay
 from lit_vpo.recipe_file import read_recipe
 from lit_vpo.recipe_log import read_log
 
@@ -55,9 +56,24 @@ def overrides(path, world, tmp_path):
         pairs = str(tmp_path.with_name("question_pairs.jsonl"))
         main(["pairs", "questions", str(world / "questions.jsonl"), "--out", pairs])
         words += ["--data.init_args.questions.overlay", pairs]
+    if config["data"]["class_path"] == "CurriculumDataModule":
+        words += ["--trainer.max_steps", "-1"]  # a step of each of the four difficulties
+        for name in ("train", "val"):
+            words += [f"--data.init_args.{name}.overlay", with_divisors(world / "pairs.jsonl", tmp_path)]
     if "warmup_steps" in config["model"]["init_args"]:
-        words += ["--model.init_args.warmup_steps", "1"]
+        one_step_rounds = config["data"]["class_path"] == "CurriculumDataModule"
+        words += ["--model.init_args.warmup_steps", "0" if one_step_rounds else "1"]
     return words
+
+
+def with_divisors(pairs, tmp_path):
+    """The first pairs as if each came of another difficulty."""
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    made = [
+        row | {"r": r, "perturbation": {"kind": "drop", "r": r}} for row, r in zip(rows, (16, 8, 4, 2), strict=False)
+    ]
+    write_overlay(tmp_path.with_name("stages.jsonl"), made)
+    return str(tmp_path.with_name("stages.jsonl"))
 
 
 def writes_elsewhere(config, tmp_path):
