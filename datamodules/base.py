@@ -284,9 +284,12 @@ class VideoShardDataModule(LightningDataModule):
             max_bad_in_a_row=self.max_bad_in_a_row,
             max_bad_fraction=self.max_bad_fraction,
             loop=None if trainer is None else TrainingLoop(trainer),
-            clip_reader=ClipReader(reader, self.sampling, self.size, self.frame_cache, self.backend),
+            clip_reader=self._clip_reader(reader, evaluation),
             **({} if evaluation else self.plan_options),
         )
+
+    def _clip_reader(self, reader: RecordReader, evaluation: bool, blank: bool = False) -> ClipReader:
+        return ClipReader(reader, self.sampling, self.size, self.frame_cache, self.backend, blank=blank)
 
     def _place(self, evaluation: bool) -> tuple[int, int]:
         """Rank and number of ranks; evaluation shows everything to each of them."""

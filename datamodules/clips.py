@@ -33,6 +33,7 @@ class ClipReader:
         frame_cache: Keeps decoded frames; None decodes anew each time.
         backend: Who decodes frames: ``pyav``, or ``torchcodec`` where it is installed.
         limits: What decoding one clip may cost; None takes the defaults.
+        blank: Show black frames, as many and as large at the same times.
 
     Raises:
         ValueError: An unknown rule, or a backend that is not installed.
@@ -47,10 +48,12 @@ class ClipReader:
         frame_cache: FrameCache | None = None,
         backend: Backend = "pyav",
         limits: Limits | None = None,
+        blank: bool = False,
     ) -> None:
         check_backend(backend)
         self.reader, self.sampling, self.size = reader, as_sampling(sampling), size
         self.frame_cache, self.backend, self.limits = frame_cache, backend, limits or Limits()
+        self.blank = blank
 
     def clip(self, row: int, record: dict[str, Any]) -> Clip | None:
         """Clip that a record speaks of; None for text alone (``media.video`` null).
@@ -77,6 +80,8 @@ class ClipReader:
         clip = self._frames(sample, video, window, self.rule(media), media.get("frame_order"))
         if media.get("splice"):
             clip = self._spliced(clip, **media["splice"])
+        if self.blank:
+            clip = replace(clip, frames=torch.zeros_like(clip.frames))
         if not (media.get("use_audio") or media.get("audio")):
             return clip
         apart = self.reader.audio(row) if media.get("audio") else None

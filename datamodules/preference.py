@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .base import VideoShardDataModule
+from .clips import ClipReader
 from .collate import Collator
 from .loader import ShardLoader
 from .mix import Mix
@@ -26,6 +27,8 @@ class PreferenceDataModule(VideoShardDataModule):
             fewer is a bad sample; those beyond are not used.
         shuffle_labels: Train with chosen and rejected swapped in a random half of the rows, drawn by ``seed``: a
             control, which must gain nothing from the preferences. Evaluation keeps the labels.
+        blank_videos: Train on black frames: a control, which can learn from the texts alone (``check_video`` of the
+            module must be off). Evaluation sees the videos.
         other_policy: Allow answers of another policy than the one that is trained (transfer, data of other people's
             runs that name their writer); by default they are refused, since DPO's pairs are the policy's own here.
         **kwargs: The other arguments of :class:`VideoShardDataModule`.
@@ -41,6 +44,7 @@ class PreferenceDataModule(VideoShardDataModule):
         with_ground_truth: bool = False,
         num_negatives: int = 1,
         shuffle_labels: bool = False,
+        blank_videos: bool = False,
         other_policy: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -50,7 +54,7 @@ class PreferenceDataModule(VideoShardDataModule):
         if shuffle_labels and num_negatives > 1:
             raise ValueError(f"shuffle_labels swaps two responses; num_negatives must be 1, got {num_negatives}")
         self.with_ground_truth, self.num_negatives = with_ground_truth, num_negatives
-        self.shuffle_labels, self.other_policy = shuffle_labels, other_policy
+        self.shuffle_labels, self.blank_videos, self.other_policy = shuffle_labels, blank_videos, other_policy
 
     def check_writers(self, policy_hash: Callable[[], str]) -> str:
         """Refuse training pairs of another policy unless ``other_policy``; says whose they are.
@@ -71,6 +75,9 @@ class PreferenceDataModule(VideoShardDataModule):
 
     def _train_rows(self) -> list[dict[str, Any]]:
         return self.loaders["train"].reader.rows
+
+    def _clip_reader(self, reader: RecordReader, evaluation: bool, blank: bool = False) -> ClipReader:
+        return super()._clip_reader(reader, evaluation, blank or (self.blank_videos and not evaluation))
 
     def _over(self, reader: RecordReader, mix: Mix | None, collator: Collator, evaluation: bool) -> ShardLoader:
         shuffles = self.shuffle_labels and not evaluation

@@ -38,7 +38,7 @@ def add_pairs(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME_OR_PATH",
-        help="drop pairs by this rule, shipped or a dotted path (repeatable); default: all that are shipped",
+        help="drop pairs by this rule, shipped or a dotted path (repeatable); default: the released ones",
     )
     build.add_argument("--max-pairs-per-video", type=int, metavar="N", help="keep N pairs of a video, drawn at random")
     build.add_argument("--seed", type=int, default=0, help="of that draw")

@@ -39,7 +39,7 @@ def write_pairs(
             for one overlay of each divisor, which all hold out the same videos.
         scorer: Dotted path of a caption scorer; with it the share of pairs whose chosen really is better is printed.
         num_validation: The pairs of this many videos (the last ones) go to `<out stem>.validation.jsonl` instead.
-        filters: Names or dotted paths of pair filters; empty means all that are shipped.
+        filters: Names or dotted paths of pair filters; empty means the released ones.
         max_pairs_per_video: Keep at most this many pairs of a video, drawn at random; None keeps all.
         seed: Address of that draw.
 

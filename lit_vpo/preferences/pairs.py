@@ -19,7 +19,8 @@ Row: TypeAlias = dict[str, Any]
 Filter: TypeAlias = Callable[[Row, Row], bool]
 """(generation of the clean video, generation of a perturbed one) -> whether the pair must be dropped."""
 
-_MAX_LENGTH_RATIO = 1.5
+_MAX_LENGTH_RATIO = 1.5  # of characters, released
+_MATCHED_LENGTH = 1.1  # of words, ours
 
 
 def unfinished(chosen: Row, rejected: Row) -> bool:
@@ -58,9 +59,15 @@ def length_ratio(chosen: Row, rejected: Row) -> bool:
     return _kind(rejected) in ("shuffle", "reverse") and longer > _MAX_LENGTH_RATIO * shorter
 
 
-_SHIPPED = (unfinished, empty, not_available, equal, drop_not_shorter, chosen_in_rejected, length_ratio)
-FILTERS: dict[str, Filter] = {rule.__name__: rule for rule in _SHIPPED}
-DEFAULT_FILTERS = tuple(FILTERS)
+def lengths_differ(chosen: Row, rejected: Row) -> bool:
+    """One answer has over 10 % more words than the other: a control (ours), whose pairs cannot teach length."""
+    fewer, more = sorted(len(_text(row).split()) for row in (chosen, rejected))
+    return more > _MATCHED_LENGTH * fewer
+
+
+_DEFAULT = (unfinished, empty, not_available, equal, drop_not_shorter, chosen_in_rejected, length_ratio)
+FILTERS: dict[str, Filter] = {rule.__name__: rule for rule in (*_DEFAULT, lengths_differ)}
+DEFAULT_FILTERS = tuple(rule.__name__ for rule in _DEFAULT)
 
 
 def get_filter(name: str) -> Filter:

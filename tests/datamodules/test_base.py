@@ -1,4 +1,5 @@
 import pytest
+import torch
 from lightning import LightningModule, Trainer
 from resuming import Keys
 
@@ -84,6 +85,19 @@ def test_ground_truth_rows_are_asked_for(make, shards, pairs):
         data = make(PreferenceDataModule, train=source, with_ground_truth=with_ground_truth)
         batch = next(iter(data.train_dataloader()))
         assert batch["has_ground_truth"] is with_ground_truth and len(batch["input_ids"]) == rows
+
+
+def test_a_control_trains_on_black_frames_of_the_same_shape_and_is_evaluated_on_the_videos(make, shards, pairs):
+    source = Source(str(shards), str(pairs / "pairs.jsonl"))
+    data, sees = (make(PreferenceDataModule, train=source, val=source, blank_videos=blank) for blank in (True, False))
+    (black, *_), (seen, *_) = list(data.train_dataloader()), list(sees.train_dataloader())
+    name = next(name for name in seen["media"] if name.startswith("pixel_values"))
+    assert black["media"][name].shape == seen["media"][name].shape
+    assert len(black["media"][name].unique()) <= 3 < len(seen["media"][name].unique())  # one tone for each channel
+    for key in ("input_ids", "labels"):
+        assert torch.equal(black[key], seen[key])
+    evaluated, true = (next(iter(each.val_dataloader()[0])) for each in (data, sees))
+    assert torch.equal(evaluated["media"][name], true["media"][name])
 
 
 def test_wrong_settings_are_refused_at_construction(shards):

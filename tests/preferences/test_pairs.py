@@ -76,6 +76,13 @@ def test_each_rule_and_its_edge(chosen, kind, rejected, reason):
     assert outcome(generation(response=chosen), generation(kind=kind, response=rejected)) == reason
 
 
+@pytest.mark.parametrize("num_words, reason", [(10, None), (11, None), (12, "lengths_differ"), (9, "lengths_differ")])
+def test_pairs_of_one_length_are_a_control_of_their_own(num_words, reason):
+    chosen, rejected = " ".join("a" * 10), " ".join("b" * num_words)
+    rows = generation(response=chosen), generation(kind="shuffle", response=rejected)
+    assert outcome(*rows, filters=["lengths_differ"]) == reason and outcome(*rows) is None
+
+
 @pytest.mark.parametrize("cut", [0, 1])
 def test_answers_cut_by_the_token_limit_are_dropped(cut):
     rows = [generation(), generation(kind="reverse", response="first that, then this")]
