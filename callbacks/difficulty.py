@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
@@ -10,8 +10,10 @@ from lit_vpo.metrics.difficulty import DifficultyMetrics, Group, group_of
 from lit_vpo.preferences.perturbations import difficulty
 from lit_vpo.protocols import HasDifficulty
 
+from .step import StepCallback
 
-class DifficultyLog(Callback):
+
+class DifficultyLog(StepCallback):
     """Logs share, reward accuracy and margin of pairs for each divisor r and kind of perturbation.
 
     Of the pairs trained on since the last time, over all ranks: `curriculum/difficulty` (mean; 0 at r = 16, 1 at
@@ -26,7 +28,6 @@ class DifficultyLog(Callback):
     def __init__(self) -> None:
         super().__init__()
         self.metrics: dict[str, DifficultyMetrics] = {}  # by the prefix of what they are logged as
-        self.last_step = 0
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -43,19 +44,19 @@ class DifficultyLog(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.metrics[""].to(pl_module.device)
-        self.last_step = trainer.global_step
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._add("", batch, outputs["margins"])
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.global_step > self.last_step:  # not after every batch: see StepCallback
-            self.last_step = trainer.global_step
-            if every and self.last_step % every == 0:
-                self._log("", pl_module)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    @override
+    def on_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and step % every == 0:
+            self._log("", module)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

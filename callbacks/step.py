@@ -19,6 +19,7 @@ class StepCallback(Callback):
     """
 
     def __init__(self, name: str = "") -> None:
+        super().__init__()
         self.name = name
         self.last_step = 0
 
@@ -37,11 +38,13 @@ class StepCallback(Callback):
         if trainer.global_step > self.last_step:
             self.last_step = trainer.global_step
             self.on_step(trainer, pl_module, self.last_step)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"last_step": self.last_step}
+        return super().state_dict() | {"last_step": self.last_step}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self.last_step = state_dict["last_step"]

@@ -75,6 +75,12 @@ def _add_data(commands: Any) -> None:
     data = commands.add_parser("data", help="make, index, check and show data").add_subparsers(
         metavar="WHAT", required=True
     )
+    _add_folders(data)
+    _add_world(data)
+    add_select(data)
+
+
+def _add_folders(data: Any) -> None:
     pack = data.add_parser("pack", help="shards from a folder of videos and a JSON/JSONL of records")
     pack.add_argument("--videos", required=True, metavar="DIR")
     pack.add_argument(
@@ -110,6 +116,9 @@ def _add_data(commands: Any) -> None:
     show.add_argument("--n", type=int, default=20)
     show.add_argument("--out", default="pairs.html")
     show.set_defaults(command=_show)
+
+
+def _add_world(data: Any) -> None:
     world = data.add_parser("world", help="clips of MotionWorld, the synthetic world whose truth is known")
     world.add_argument("out")
     world.add_argument("--split", default="train")
@@ -129,7 +138,6 @@ def _add_data(commands: Any) -> None:
     tasks.add_argument("--mix", action="append", default=[], required=True, help="such as intervals (repeatable)")
     tasks.add_argument("--rows-per-clip", type=int, default=1)
     tasks.set_defaults(command=_tasks)
-    add_select(data)
 
 
 def _add_export(commands: Any) -> None:

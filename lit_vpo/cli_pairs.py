@@ -15,6 +15,14 @@ def add_pairs(commands: Any) -> None:
     pairs = commands.add_parser("pairs", help="how preference pairs come to be").add_subparsers(
         metavar="WHAT", required=True
     )
+    _add_prompts(pairs)
+    _add_released(pairs)
+    _add_sample(pairs)
+    _add_choosing(pairs)
+    _add_rewriting(pairs)
+
+
+def _add_prompts(pairs: Any) -> None:
     prompts = pairs.add_parser(
         "prompts", help="an overlay that asks for captions of the clean and the perturbed videos"
     )
@@ -27,7 +35,10 @@ def add_pairs(commands: Any) -> None:
     prompts.add_argument("--prompt", action="append", default=[], help="one is drawn per video (repeatable)")
     prompts.add_argument("--seed", type=int, default=0)
     prompts.set_defaults(command=_prompts)
-    _add_released(pairs)
+
+
+def _add_choosing(pairs: Any) -> None:
+    """Pairs, or the best alone, from several answers."""
     build = pairs.add_parser("build", help="pairs from the answers to the prompts of `prompts` or `lists`, filtered")
     build.add_argument("generations")
     build.add_argument("--out", required=True, help="with {r} in its name: one overlay for each divisor")
@@ -57,7 +68,10 @@ def add_pairs(commands: Any) -> None:
     best.add_argument("--out", required=True)
     best.add_argument("--scorer", required=True, help="dotted path of a caption scorer")
     best.set_defaults(command=_best)
-    _add_sample(pairs)
+
+
+def _add_rewriting(pairs: Any) -> None:
+    """Overlays made of what is there, without a judge."""
     questions = pairs.add_parser("questions", help="the right answer to each question against a wrong one")
     questions.add_argument("questions", help="overlay with ground_truth and meta.options")
     questions.add_argument("--out", required=True)
