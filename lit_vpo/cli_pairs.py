@@ -33,6 +33,7 @@ def _add_prompts(pairs: Any) -> None:
     prompts.add_argument("--num-frames", type=int, default=16)
     prompts.add_argument("--selection", metavar="FILE", help="show the frames of selected clips of selected videos")
     prompts.add_argument("--prompt", action="append", default=[], help="one is drawn per video (repeatable)")
+    prompts.add_argument("--questions", metavar="OVERLAY", help="ask its rows' questions instead of for captions")
     prompts.add_argument("--seed", type=int, default=0)
     prompts.set_defaults(command=_prompts)
 
@@ -148,7 +149,7 @@ def _prompts(args: argparse.Namespace) -> int | None:
     from lit_vpo.prompt_commands import write_prompts
 
     choices = args.kind, args.r, args.num_frames, args.prompt, args.seed
-    write_prompts(args.shards, args.out, *choices, args.unit, args.selection)
+    write_prompts(args.shards, args.out, *choices, args.unit, args.selection, args.questions)
     return None
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_vpo.atomic import read_lines
+from lit_vpo.metrics.answers import plain_answer
 from lit_vpo.metrics.captions import CaptionCounts
 from lit_vpo.preferences.registry import resolve
 from lit_vpo.protocols import CaptionScorer
@@ -29,7 +30,7 @@ CAPTION_STATISTICS: dict[str, Callable[[CaptionCounts], tuple[float, float]]] = 
 }
 QUESTION_STATISTICS: dict[str, Callable[[Row], tuple[float, float]]] = {
     "question accuracy": lambda row: (float(is_right(row)), 1),
-    "questions unanswered": lambda row: (float(plain(row["response"]) not in map(plain, row["meta"]["options"])), 1),
+    "questions unanswered": lambda row: (float(not is_answered(row)), 1),
 }
 
 
@@ -66,12 +67,12 @@ def is_question(row: Row) -> bool:
 
 def is_right(row: Row) -> bool:
     """Whether the response is the ground truth but for case, white space and full stops."""
-    return plain(row["response"]) == plain(row["ground_truth"])
+    return plain_answer(row["response"]) == plain_answer(row["ground_truth"])
 
 
-def plain(text: str) -> str:
-    """A text without case, white space and full stops."""
-    return "".join(text.lower().replace(".", " ").split())
+def is_answered(row: Row) -> bool:
+    """Whether the response is one of the options but for case, white space and full stops."""
+    return plain_answer(row["response"]) in map(plain_answer, row["meta"]["options"])
 
 
 def per_clip(keys: Sequence[str], ratios: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:

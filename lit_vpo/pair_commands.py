@@ -49,7 +49,7 @@ def write_pairs(
     rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
     pairs, dropped = build_pairs(rows, tuple(filters) or DEFAULT_FILTERS, max_pairs_per_video, seed)
     held_out = _held_out(pairs, dropped, num_validation)
-    records = {row["key"]: row for row in rows}
+    records = {row["id"]: row for row in rows}
     for path, own, lost in _by_divisor(pairs, dropped, out):
         _save(own, lost, path, held_out)
         if scorer and own:

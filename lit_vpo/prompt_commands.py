@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from rich.console import Console
 
@@ -13,7 +14,9 @@ from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.preferences.clip_prompts import clip_prompts, frame_indices_of
 from lit_vpo.preferences.instructions import DEFAULT_PROMPTS
 from lit_vpo.preferences.list_prompts import list_prompts
-from lit_vpo.preferences.video_prompts import perturbed_prompts
+from lit_vpo.preferences.video_prompts import caption_requests, perturbed_prompts
+
+Row: TypeAlias = dict[str, Any]
 
 _KINDS = ("drop", "shuffle", "reverse")
 
@@ -28,8 +31,9 @@ def write_prompts(
     seed: int,
     unit: str = "frames",
     selection: str | None = None,
+    questions: str | None = None,
 ) -> None:
-    """Writes the overlay that asks for a caption of each clean video and of each perturbed one.
+    """Writes the overlay that asks for a caption of each clean video and of each perturbed one, or other questions.
 
     Args:
         shards: Folder with a manifest.
@@ -42,20 +46,34 @@ def write_prompts(
         unit: What is perturbed: `frames`, or `clips` of two frames.
         selection: Overlay of selected videos, whose clips' frames are shown in place of sampled ones; None asks about
             all videos.
+        questions: Overlay whose rows are asked, instead of captions.
 
     Raises:
-        ValueError: If a kind or the unit is unknown, a divisor is below 2, or as `clip_prompts`.
+        ValueError: If a kind or the unit is unknown, a divisor is below 2, prompts are given beside questions, or as
+            `clip_prompts`.
     """
+    if questions is not None and prompts:
+        raise ValueError("--questions brings its own prompts; leave out --prompt")
     manifest = Manifest.load(shards)
     keys, frames = [sample.key for sample in manifest.samples], None
     if selection is not None:
-        rows = Overlay.load(selection).known_rows(manifest)
-        frames = {row["key"]: [frame for clip in frame_indices_of(row) for frame in clip] for row in rows}
+        selected = Overlay.load(selection).known_rows(manifest)
+        frames = {row["key"]: [frame for clip in frame_indices_of(row) for frame in clip] for row in selected}
         keys = list(frames)
-    asked = prompts or DEFAULT_PROMPTS
-    rows = perturbed_prompts(keys, asked, kinds or _KINDS, divisors or (4,), num_frames, seed, unit, frames)
+    if questions is None:
+        asked = caption_requests(keys, prompts or DEFAULT_PROMPTS, seed)
+    else:
+        asked = _questions_about(set(keys), Overlay.load(questions).known_rows(manifest))
+    rows = perturbed_prompts(asked, kinds or _KINDS, divisors or (4,), num_frames, seed, unit, frames)
     Overlay(tuple(rows)).save(out)
-    Console().print(f"{len(rows)} prompts for {len(keys)} videos: {out}")
+    Console().print(f"{len(rows)} prompts for {len({row['key'] for row in asked})} videos: {out}")
+
+
+def _questions_about(keys: set[str], rows: Sequence[Row]) -> list[Row]:
+    asked = [row for row in rows if row["key"] in keys]
+    if len(asked) < len(rows):
+        Console().print(f"{len(rows) - len(asked)} questions left out: their videos are not selected")
+    return asked
 
 
 def write_clip_prompts(selection: str, shards: str, out: str) -> None:

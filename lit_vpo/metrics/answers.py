@@ -1,4 +1,4 @@
-"""Accuracy of multiple-choice questions whose options were scored, overall and by kind of question."""
+"""Accuracy of multiple-choice questions whose options were scored, overall and by kind; and of answers in words."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,11 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 _NAME_BYTES = 48
+
+
+def plain_answer(text: str) -> str:
+    """A text without case, white space and full stops; two answers whose plain forms are equal are the same."""
+    return "".join(text.lower().replace(".", " ").split())
 
 
 def _option_accuracy_update(scores: Tensor, question_index: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:

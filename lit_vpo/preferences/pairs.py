@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from lit_vpo.metrics.captions import CaptionCounts
+from lit_vpo.metrics.answers import plain_answer
 from lit_vpo.protocols import CaptionScorer
 from lit_vpo.randomness import seed_of
 
@@ -127,38 +127,37 @@ def build_pairs(
 def pair_quality(
     pairs: Sequence[Row], scorer: CaptionScorer, records: Mapping[str, Row]
 ) -> dict[str, dict[str, float]]:
-    """How often chosen really is better than rejected, by a caption scorer.
+    """How often chosen really is better than rejected: of captions by a scorer, of questions by the right option.
 
-    Order error is discordant over matched pairs of events; where one of the captions has no matched pair the
-    comparison is undefined. Event error is missed + incorrect + hallucinated. For each of the two the shares add up to
-    1.
+    Order error is discordant over matched pairs of events; where one of the captions has no matched pair, and in
+    answers to questions, the comparison is undefined. Event error is missed + incorrect + hallucinated; that of a
+    question is 1 where the answer is wrong. For each of the two the shares add up to 1.
 
     Args:
         pairs: Of `build_pairs`.
         scorer: Counts the errors of a caption against a record.
-        records: By key, with the truth that the scorer needs.
+        records: By the pair's id, with the truth that the scorer needs; a question's has `ground_truth` and
+            `meta.options`.
 
     Returns:
-        For `all` and for each kind of perturbation: `num_pairs`, `order_better`, `order_tied`, `order_worse`,
-        `order_undefined`, `error_better`, `error_tied`, `error_worse` (from chosen's point of view).
+        For `all`, for the captions of each kind of perturbation and for `questions`: `num_pairs`, `order_better`,
+        `order_tied`, `order_worse`, `order_undefined`, `error_better`, `error_tied`, `error_worse` (from chosen's point
+        of view).
 
     Raises:
         ValueError: If there is no pair, or a pair's record is missing.
     """
-    missing = sorted({pair["key"] for pair in pairs} - set(records))
+    missing = sorted({pair["id"] for pair in pairs} - set(records))
     if missing or not pairs:
-        raise ValueError(
-            f"{len(missing)} keys of {len(pairs)} pairs have no record: {missing[:5]}; need all, and a pair"
-        )
+        raise ValueError(f"{len(missing)} of {len(pairs)} pairs have no record: {missing[:5]}; need all, and a pair")
     verdicts: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for pair in pairs:
-        chosen, rejected = (scorer(pair[side], records[pair["key"]]) for side in ("chosen", "rejected"))
-        verdict = (
-            f"order_{_verdict(_order_error(chosen), _order_error(rejected))}",
-            f"error_{_verdict(_event_error(chosen), _event_error(rejected))}",
-        )
+        record = records[pair["id"]]
+        is_question = "options" in record.get("meta", {})
+        chosen, rejected = (_errors(pair[side], record, is_question, scorer) for side in ("chosen", "rejected"))
+        verdict = f"order_{_verdict(chosen[0], rejected[0])}", f"error_{_verdict(chosen[1], rejected[1])}"
         verdicts["all"].append(verdict)
-        verdicts[pair["perturbation"]["kind"]].append(verdict)
+        verdicts["questions" if is_question else pair["perturbation"]["kind"]].append(verdict)
     return {kind: _shares(found) for kind, found in verdicts.items()}
 
 
@@ -221,12 +220,13 @@ def _limit(pairs: list[Row], limit: int, seed: int) -> tuple[list[Row], list[Row
     return [p for p in pairs if p["id"] in kept], [p for p in pairs if p["id"] not in kept]
 
 
-def _order_error(counts: CaptionCounts) -> float | None:
-    return counts.discordant_pairs / counts.matched_pairs if counts.matched_pairs else None
-
-
-def _event_error(counts: CaptionCounts) -> float:
-    return counts.missed + counts.incorrect + counts.hallucinated
+def _errors(text: str, record: Row, is_question: bool, scorer: CaptionScorer) -> tuple[float | None, float]:
+    """Order error, None where it is undefined, and event error."""
+    if is_question:
+        return None, float(plain_answer(text) != plain_answer(record["ground_truth"]))
+    counts = scorer(text, record)
+    order = counts.discordant_pairs / counts.matched_pairs if counts.matched_pairs else None
+    return order, counts.missed + counts.incorrect + counts.hallucinated
 
 
 def _verdict(chosen: float | None, rejected: float | None) -> str:

@@ -59,8 +59,7 @@ def view_of(form: Form, unit: str, num_frames: int) -> Row:
 
 
 def perturbed_prompts(
-    keys: Sequence[str],
-    prompts: Sequence[str],
+    asked: Sequence[Row],
     kinds: Sequence[str],
     divisors: Sequence[int],
     num_frames: int,
@@ -68,11 +67,11 @@ def perturbed_prompts(
     unit: str = "frames",
     frame_indices: Mapping[str, list[int]] | None = None,
 ) -> list[Row]:
-    """Overlay rows that ask one question of each clean video and of each of its perturbed forms.
+    """Overlay rows that ask the same of each clean video and of each of its perturbed forms.
 
     Args:
-        keys: Keys of the videos, each once.
-        prompts: One is drawn for each video, the same for all of its rows.
+        asked: Rows with `key`, `id` and `prompt`, such as `caption_requests` or an overlay of questions; what else they
+            hold goes along.
         kinds: Perturbations by name or dotted path.
         divisors: Values of r.
         num_frames: Frames that will be sampled from each video.
@@ -81,30 +80,40 @@ def perturbed_prompts(
         frame_indices: Frames to show of each video, in place of sampled ones.
 
     Returns:
-        For each key a clean row (`perturbation` None), then one row per kind and r with its view in `media`, `r` and
+        For each row a clean one (`perturbation` None), then one per kind and r with its view in `media`, `r` and
         `difficulty`. A perturbation that can only be the clean order, and one that shows the same as one before it
         (divisors that coincide; two groups shuffled are two groups reversed), is left out, with a warning that counts
         it.
 
     Raises:
-        ValueError: If prompts, kinds or divisors are empty or repeat, a kind or the unit is unknown, or r < 2.
+        ValueError: If kinds or divisors are empty or repeat, a kind or the unit is unknown, or r < 2.
     """
-    check_choices(prompts=prompts)
+    keys = list(dict.fromkeys(row["key"] for row in asked))
     rows: list[Row] = []
     skipped: list[str] = []
-    for key in keys:
+    for row in asked:
+        key, name = row["key"], row["id"]
         base: Row = {} if frame_indices is None else {"frame_indices": frame_indices[key]}
-        asked = {"key": key, "prompt": drawn_prompt(prompts, seed, key)}
-        rows.append({**asked, "id": f"{key}/clean", "media": base, "perturbation": None})
+        rows.append({**row, "id": f"{name}/clean", "media": base, "perturbation": None})
         length = len(base.get("frame_indices", range(num_frames)))
         forms, reasons = all_forms(kinds, divisors, unit, units_of(unit, length), seed, key, keys)
         different, same = _different(forms, unit, length)
         for form, view in different:
             media = base | view
-            rows.append({**asked, "id": f"{key}/{form.kind}-{form.r}", "media": media, **form.fields(unit)})
+            rows.append({**row, "id": f"{name}/{form.kind}-{form.r}", "media": media, **form.fields(unit)})
         skipped += reasons + same
     warn_skipped(skipped)
     return rows
+
+
+def caption_requests(keys: Sequence[str], prompts: Sequence[str], seed: int) -> list[Row]:
+    """What asks for a caption of each video: `key`, `id` (the same) and `prompt`, one of several drawn for each.
+
+    Raises:
+        ValueError: If prompts are empty or repeat.
+    """
+    check_choices(prompts=prompts)
+    return [{"key": key, "id": key, "prompt": drawn_prompt(prompts, seed, key)} for key in keys]
 
 
 def drawn_prompt(prompts: Sequence[str], seed: int, key: str) -> str:

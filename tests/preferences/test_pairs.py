@@ -168,7 +168,7 @@ def scorer(caption, record):
 
 
 def pair(kind, chosen, rejected, key="a"):
-    return {"key": key, "chosen": chosen, "rejected": rejected, "perturbation": {"kind": kind, "r": 2}}
+    return {"id": key, "key": key, "chosen": chosen, "rejected": rejected, "perturbation": {"kind": kind, "r": 2}}
 
 
 def test_pair_quality_counts_ties_and_undefined_apart():
@@ -196,6 +196,18 @@ def test_pair_quality_counts_ties_and_undefined_apart():
     assert quality["all"]["num_pairs"] == 4 and quality["all"]["error_better"] == 0.5
 
 
+def test_answers_to_questions_are_better_where_they_alone_are_right():
+    question = {"ground_truth": "the red circle", "meta": {"options": ["the red circle", "the blue square"]}}
+    answers = ("The red circle.", "the blue square"), ("the red circle", "the red circle."), ("a cat", "the red circle")
+    pairs = [pair("reverse", "0/3 1", "1/3 1", key="b")]
+    pairs += [pair("reverse", *each) for each in answers]
+    quality = pair_quality(pairs, scorer, {"a": question, "b": {"num_events": 4}})
+    third = pytest.approx(1 / 3)
+    assert [quality["questions"][f"error_{name}"] for name in ("better", "tied", "worse")] == [third, third, third]
+    assert quality["questions"]["order_undefined"] == 1 and quality["reverse"]["order_better"] == 1
+    assert [quality[name]["num_pairs"] for name in ("all", "reverse", "questions")] == [4, 1, 3]
+
+
 def test_pair_quality_needs_every_record():
-    with pytest.raises(ValueError, match="1 keys of 1 pairs have no record"):
+    with pytest.raises(ValueError, match="1 of 1 pairs have no record"):
         pair_quality([pair("drop", "0/0 0", "0/0 0")], scorer, {})

@@ -1,11 +1,15 @@
 import pytest
 
 from lit_vpo.preferences.perturbations import OTHER, Form, perturbed
-from lit_vpo.preferences.video_prompts import perturbed_prompts, view_of
+from lit_vpo.preferences.video_prompts import caption_requests, perturbed_prompts, view_of
 
 
 def view(kind, r, units, unit="frames", num_frames=16, other=None):
     return view_of(Form(kind, r, units, other), unit, num_frames)
+
+
+def prompted(keys, prompts, kinds, divisors, num_frames, seed, *rest):
+    return perturbed_prompts(caption_requests(keys, prompts, seed), kinds, divisors, num_frames, seed, *rest)
 
 
 def test_drop_shows_each_kept_frame_equally_often():
@@ -39,13 +43,13 @@ def test_splice_names_the_other_video_and_its_places():
 )
 def test_a_unit_that_cannot_be_is_refused(unit, num_frames, message):
     with pytest.raises(ValueError, match=message):
-        perturbed_prompts(["a"], ["P"], ["drop"], [2], num_frames, 0, unit)
+        prompted(["a"], ["P"], ["drop"], [2], num_frames, 0, unit)
 
 
 def test_selected_videos_show_their_clips_and_nothing_else():
     """Three clips of one video, two of the other: their frames are the plan."""
     frames = {"a": [0, 3, 10, 13, 20, 23], "b": [1, 2, 5, 6]}
-    rows = perturbed_prompts(["a", "b"], ["P"], ["reverse"], [4], 16, 0, "clips", frames)
+    rows = prompted(["a", "b"], ["P"], ["reverse"], [4], 16, 0, "clips", frames)
     assert [row["media"] for row in rows] == [
         {"frame_indices": frames["a"]},
         {"frame_indices": frames["a"], "frame_order": [4, 5, 2, 3, 0, 1]},
@@ -56,7 +60,7 @@ def test_selected_videos_show_their_clips_and_nothing_else():
 
 def test_every_kind_is_asked_about_with_its_form():
     kinds = ["drop", "shuffle", "reverse", "freeze", "splice"]
-    rows = perturbed_prompts(["a", "b"], ["P"], kinds, [4], 8, seed=3)
+    rows = prompted(["a", "b"], ["P"], kinds, [4], 8, seed=3)
     assert [row["id"] for row in rows[:6]] == ["a/clean", *(f"a/{kind}-4" for kind in kinds)]
     for kind, row in zip(kinds, rows[1:6], strict=True):
         form = perturbed(kind, 4, 8, 3, "a", ["a", "b"])
@@ -65,7 +69,7 @@ def test_every_kind_is_asked_about_with_its_form():
 
 
 def test_prompts_are_one_clean_row_and_one_per_cell():
-    rows = perturbed_prompts(["a", "b"], ["P", "Q"], ["drop", "reverse"], [2, 16], num_frames=4, seed=0)
+    rows = prompted(["a", "b"], ["P", "Q"], ["drop", "reverse"], [2, 16], 4, 0)
     assert [row["id"] for row in rows[:5]] == ["a/clean", "a/drop-2", "a/drop-16", "a/reverse-2", "a/reverse-16"]
     assert len(rows) == 10
     assert rows[0] == {"key": "a", "id": "a/clean", "prompt": rows[0]["prompt"], "media": {}, "perturbation": None}
@@ -81,29 +85,29 @@ def test_prompts_are_one_clean_row_and_one_per_cell():
 
 
 def test_a_videos_rows_do_not_depend_on_its_neighbours():
-    every = perturbed_prompts(["a", "b", "c"], ["P", "Q"], ["shuffle"], [16], num_frames=16, seed=5)
-    alone = perturbed_prompts(["c"], ["P", "Q"], ["shuffle"], [16], num_frames=16, seed=5)
+    every = prompted(["a", "b", "c"], ["P", "Q"], ["shuffle"], [16], 16, 5)
+    alone = prompted(["c"], ["P", "Q"], ["shuffle"], [16], 16, 5)
     assert every[-2:] == alone
 
 
 def test_each_prompt_is_drawn_for_some_video():
-    rows = perturbed_prompts([f"k{i}" for i in range(300)], ["P", "Q", "R"], ["drop"], [2], num_frames=4, seed=0)
+    rows = prompted([f"k{i}" for i in range(300)], ["P", "Q", "R"], ["drop"], [2], 4, 0)
     asked = [row["prompt"] for row in rows if row["perturbation"] is None]
     assert all(70 < asked.count(prompt) < 130 for prompt in "PQR")
 
 
 def test_impossible_perturbations_are_skipped_and_said():
     with pytest.warns(UserWarning, match="2 prompts skipped: reverse at r=2 leaves 1 unit"):
-        rows = perturbed_prompts(["a", "b"], ["P"], ["reverse"], [2], num_frames=1, seed=0)
+        rows = prompted(["a", "b"], ["P"], ["reverse"], [2], 1, 0)
     assert [row["id"] for row in rows] == ["a/clean", "b/clean"]
 
 
 def test_the_same_frames_are_asked_about_once():
     with pytest.warns(UserWarning, match="2 prompts skipped: shuffle at r=2 shows the same frames as reverse at r=2"):
-        rows = perturbed_prompts(["a", "b"], ["P"], ["reverse", "shuffle"], [2], num_frames=16, seed=0)
+        rows = prompted(["a", "b"], ["P"], ["reverse", "shuffle"], [2], 16, 0)
     assert [row["id"] for row in rows] == ["a/clean", "a/reverse-2", "b/clean", "b/reverse-2"]
     with pytest.warns(UserWarning, match="1 prompts skipped: reverse at r=8 is reverse at r=16 on 8 frames"):
-        rows = perturbed_prompts(["a"], ["P"], ["reverse"], [16, 8], num_frames=8, seed=0)
+        rows = prompted(["a"], ["P"], ["reverse"], [16, 8], 8, 0)
     assert [row["id"] for row in rows] == ["a/clean", "a/reverse-16"]
 
 
@@ -112,4 +116,15 @@ def test_the_same_frames_are_asked_about_once():
 )
 def test_empty_or_repeated_choices_are_refused(prompts, kinds, divisors):
     with pytest.raises(ValueError, match="must hold at least one value"):
-        perturbed_prompts(["a"], prompts, kinds, divisors, num_frames=4, seed=0)
+        prompted(["a"], prompts, kinds, divisors, 4, 0)
+
+
+def test_questions_are_asked_as_they_are():
+    questions = [
+        {"key": "a", "id": "a/first", "prompt": "First?", "meta": {"options": ["x", "y"]}},
+        {"key": "a", "id": "a/last", "prompt": "Last?", "meta": {"options": ["x", "y"]}},
+    ]
+    rows = perturbed_prompts(questions, ["reverse"], [4], 16, 0)
+    assert [row["id"] for row in rows] == ["a/first/clean", "a/first/reverse-4", "a/last/clean", "a/last/reverse-4"]
+    assert [row["prompt"] for row in rows] == ["First?", "First?", "Last?", "Last?"]
+    assert rows[1]["meta"] == questions[0]["meta"] and rows[1]["media"] == rows[3]["media"]
