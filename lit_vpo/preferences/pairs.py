@@ -38,6 +38,12 @@ def not_available(chosen: Row, rejected: Row) -> bool:
     return "N/A" in (_text(chosen), _text(rejected))
 
 
+def no_option(chosen: Row, rejected: Row) -> bool:
+    """The chosen answer to a question is none of the options that the question gives; right or wrong is not looked at."""
+    options = chosen.get("meta", {}).get("options")
+    return options is not None and plain_answer(_text(chosen)) not in map(plain_answer, options)
+
+
 def equal(chosen: Row, rejected: Row) -> bool:
     """Both answers are the same text."""
     return _text(chosen) == _text(rejected)
@@ -65,7 +71,7 @@ def lengths_differ(chosen: Row, rejected: Row) -> bool:
     return more > _MATCHED_LENGTH * fewer
 
 
-_DEFAULT = (unfinished, empty, not_available, equal, drop_not_shorter, chosen_in_rejected, length_ratio)
+_DEFAULT = (unfinished, empty, not_available, no_option, equal, drop_not_shorter, chosen_in_rejected, length_ratio)
 FILTERS: dict[str, Filter] = {rule.__name__: rule for rule in (*_DEFAULT, lengths_differ)}
 DEFAULT_FILTERS = tuple(rule.__name__ for rule in _DEFAULT)
 

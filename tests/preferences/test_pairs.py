@@ -147,6 +147,15 @@ def only_long(chosen, rejected):
     return len(chosen["response"]) < 10
 
 
+def test_a_question_is_answered_by_one_of_its_options():
+    meta = {"options": ["The red circle", "the blue square"]}
+    right, none = generation(response="the red circle."), generation(response="the red square")
+    wrong = generation(kind="reverse", response="a cat")
+    assert outcome(right | {"meta": meta}, wrong) is None  # the rejected one may be none of them
+    assert outcome(none | {"meta": meta}, wrong) == "no_option"
+    assert outcome(none, wrong) is None  # not a question
+
+
 def test_filters_by_name_order_and_dotted_path():
     rows = generation(response="short"), generation(kind="reverse", response="short")
     assert outcome(*rows) == "equal"
