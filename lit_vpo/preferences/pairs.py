@@ -39,7 +39,7 @@ def not_available(chosen: Row, rejected: Row) -> bool:
 
 
 def no_option(chosen: Row, rejected: Row) -> bool:
-    """The chosen answer to a question is none of the options that the question gives; right or wrong is not looked at."""
+    """The chosen answer to a question is none of its options; right or wrong is not looked at."""
     options = chosen.get("meta", {}).get("options")
     return options is not None and plain_answer(_text(chosen)) not in map(plain_answer, options)
 

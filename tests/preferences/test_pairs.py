@@ -149,8 +149,8 @@ def only_long(chosen, rejected):
 
 def test_a_question_is_answered_by_one_of_its_options():
     meta = {"options": ["The red circle", "the blue square"]}
-    right, none = generation(response="the red circle."), generation(response="the red square")
-    wrong = generation(kind="reverse", response="a cat")
+    right, none = generation(response="the red circle."), generation(response="a red square")
+    wrong = generation(kind="reverse", response="the green cat")
     assert outcome(right | {"meta": meta}, wrong) is None  # the rejected one may be none of them
     assert outcome(none | {"meta": meta}, wrong) == "no_option"
     assert outcome(none, wrong) is None  # not a question
