@@ -34,6 +34,7 @@ def _add_prompts(pairs: Any) -> None:
     prompts.add_argument("--selection", metavar="FILE", help="show the frames of selected clips of selected videos")
     prompts.add_argument("--prompt", action="append", default=[], help="one is drawn per video (repeatable)")
     prompts.add_argument("--questions", metavar="OVERLAY", help="ask its rows' questions instead of for captions")
+    prompts.add_argument("--clean-only", action="store_true", help="ask about the clean videos alone")
     prompts.add_argument("--seed", type=int, default=0)
     prompts.set_defaults(command=_prompts)
 
@@ -78,6 +79,12 @@ def _add_rewriting(pairs: Any) -> None:
     questions.add_argument("--out", required=True)
     questions.add_argument("--seed", type=int, default=0, help="of the draw of the wrong one")
     questions.set_defaults(command=_questions)
+    against = pairs.add_parser("against", help="rejected replaced by another answer to the clean video (a control)")
+    against.add_argument("pairs", nargs="+", help="overlays of pairs")
+    against.add_argument("--answers", required=True, help="of predict, for `prompts --clean-only`")
+    against.add_argument("--out", required=True, help="folder of the new overlays")
+    against.add_argument("--seed", type=int, default=0, help="of the draw among several answers")
+    against.set_defaults(command=_against)
     captions = pairs.add_parser("captions", help="what a policy said, as records to learn from (rebirth tuning)")
     captions.add_argument("generations", help="of predict")
     captions.add_argument("--out", required=True)
@@ -149,7 +156,7 @@ def _prompts(args: argparse.Namespace) -> int | None:
     from lit_vpo.prompt_commands import write_prompts
 
     choices = args.kind, args.r, args.num_frames, args.prompt, args.seed
-    write_prompts(args.shards, args.out, *choices, args.unit, args.selection, args.questions)
+    write_prompts(args.shards, args.out, *choices, args.unit, args.selection, args.questions, args.clean_only)
     return None
 
 
@@ -206,6 +213,13 @@ def _questions(args: argparse.Namespace) -> int | None:
     from lit_vpo.pair_commands import write_question_pairs
 
     write_question_pairs(args.questions, args.out, args.seed)
+    return None
+
+
+def _against(args: argparse.Namespace) -> int | None:
+    from lit_vpo.pair_commands import write_against_clean
+
+    write_against_clean(args.pairs, args.answers, args.out, args.seed)
     return None
 
 

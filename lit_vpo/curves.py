@@ -4,7 +4,8 @@ import csv
 import math
 import re
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 Curve = dict[int, float]
 
@@ -12,12 +13,14 @@ _NUM_COLUMNS = 3
 _SUFFIX = re.compile(r"_(step|epoch)$")
 
 
-def plot(run_dir: str, out: str | None = None) -> Path:
-    """Draws losses, reward accuracies and margins, and all validation metrics.
+def plot(run_dir: str, out: str | None = None, metrics: Sequence[str] = ()) -> Path:
+    """Draws losses, reward accuracies and margins, and all validation metrics; or chosen ones.
 
     Args:
         run_dir: Folder with `metrics.csv` files of Lightning's CSVLogger, at any depth.
         out: The PNG; None means `<run_dir>/curves.png`.
+        metrics: Patterns of names, such as `val/curriculum/r*/rewards/accuracies` (a `*` ends at a slash); the metrics of one
+            pattern share a panel.
 
     Returns:
         Where it is.
@@ -26,16 +29,19 @@ def plot(run_dir: str, out: str | None = None) -> Path:
         ValueError: If there is no `metrics.csv`, or none of the metrics in it.
     """
     runs = read_runs(run_dir)
-    names = sorted({name for curves in runs.values() for name in curves if is_drawn(name)}, key=_rank)
-    if not names:
-        logged = sorted({name for curves in runs.values() for name in curves})
-        raise ValueError(
-            f"{run_dir} logged no loss, reward or validation metric, only: {', '.join(logged) or 'nothing'}"
-        )
+    logged = sorted({name for curves in runs.values() for name in curves})
+    if metrics:
+        panels = {pattern: [name for name in logged if PurePosixPath(name).match(pattern)] for pattern in metrics}
+    else:
+        panels = {name: [name] for name in sorted(filter(is_drawn, logged), key=_rank)}
+    missing = [pattern for pattern, names in panels.items() if not names]
+    if missing or not panels:
+        what = f"nothing like {', '.join(missing)}" if missing else "no loss, reward or validation metric"
+        raise ValueError(f"{run_dir} logged {what}, only: {', '.join(logged) or 'nothing'}")
     path = Path(out) if out is not None else Path(run_dir) / "curves.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    _draw(runs, names, path)
-    print(f"{len(names)} curves: {path}")
+    _draw(runs, panels, path)
+    print(f"{sum(map(len, panels.values()))} curves: {path}")
     return path
 
 
@@ -87,21 +93,22 @@ def _rank(name: str) -> tuple[bool, bool, str]:
     return name.startswith("val"), "loss" not in name, name
 
 
-def _draw(runs: dict[str, dict[str, Curve]], names: list[str], path: Path) -> None:
+def _draw(runs: dict[str, dict[str, Curve]], panels: dict[str, list[str]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    num_rows = math.ceil(len(names) / _NUM_COLUMNS)
+    num_columns = min(_NUM_COLUMNS, len(panels))
+    num_rows = math.ceil(len(panels) / num_columns)
     # not pyplot: its figures are global and stay until closed
-    figure = Figure(figsize=(4.5 * _NUM_COLUMNS, 2.8 * num_rows), layout="constrained")
+    figure = Figure(figsize=(4.5 * num_columns, 2.8 * num_rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for number, name in enumerate(names, start=1):
-        axes = figure.add_subplot(num_rows, _NUM_COLUMNS, number, title=name, xlabel="step")
-        for run, curves in runs.items():
-            curve = curves.get(name, {})
-            if curve:
-                axes.plot(list(curve), list(curve.values()), label=run, marker="." if len(curve) < 30 else None)
+    for number, (title, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(num_rows, num_columns, number, title=title, xlabel="step")
+        drawn = [(run, name, curves[name]) for run, curves in runs.items() for name in names if curves.get(name)]
+        for run, name, curve in drawn:
+            label = ": ".join(([run] if len(runs) > 1 else []) + ([name] if len(names) > 1 else []))
+            axes.plot(list(curve), list(curve.values()), label=label, marker="." if len(curve) < 30 else None)
         axes.grid(alpha=0.3)
-        if len(runs) > 1:
+        if len(drawn) > 1:
             axes.legend(fontsize="small")
     figure.savefig(path, dpi=100)

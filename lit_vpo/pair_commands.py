@@ -18,6 +18,7 @@ from lit_vpo.preferences.corruption import corrupted
 from lit_vpo.preferences.judges import ExactJudge
 from lit_vpo.preferences.pairs import DEFAULT_FILTERS, build_pairs, pair_quality
 from lit_vpo.preferences.questions import question_pairs
+from lit_vpo.preferences.sharpening import against_clean
 
 Row: TypeAlias = dict[str, Any]
 
@@ -76,6 +77,28 @@ def write_corrupted(pairs: str, out: str, kind: str, r: int, num_frames: int, se
     rows = corrupted(Overlay.load(pairs).rows, kind, r, num_frames, seed, unit)
     Overlay(tuple(rows)).save(out)
     Console().print(f"{len(rows)} pairs with a corrupted video as second negative: {out}")
+
+
+def write_against_clean(pairs: Sequence[str], answers: str, out: str, seed: int) -> None:
+    """Writes the same pairs with rejected replaced by another answer to the clean video.
+
+    Args:
+        pairs: Overlays of pairs.
+        answers: JSONL that `predict` wrote for the same questions about the clean videos (`prompts --clean-only`).
+        out: Folder of the new overlays, which keep their names; pairs left out go to `<stem>.dropped.jsonl`.
+        seed: Address of the draws.
+
+    Raises:
+        ValueError: If two overlays have one name, or one has no pair left.
+    """
+    paths = [Path(name) for name in pairs]
+    if len({path.name for path in paths}) < len(paths):
+        raise ValueError(f"overlays keep their names in {out}, so each name can stand once; got {', '.join(pairs)}")
+    rows = [json.loads(line) for line in read_lines(Path(answers)) if line.strip()]
+    for path in paths:
+        kept, dropped = against_clean(Overlay.load(path).rows, rows, seed)
+        _check_any(kept, dropped)
+        _save(kept, dropped, Path(out) / path.name)
 
 
 def _held_out(pairs: list[Row], dropped: list[Row], num_validation: int) -> set[str]:

@@ -32,6 +32,7 @@ def write_prompts(
     unit: str = "frames",
     selection: str | None = None,
     questions: str | None = None,
+    clean_only: bool = False,
 ) -> None:
     """Writes the overlay that asks for a caption of each clean video and of each perturbed one, or other questions.
 
@@ -47,6 +48,7 @@ def write_prompts(
         selection: Overlay of selected videos, whose clips' frames are shown in place of sampled ones; None asks about
             all videos.
         questions: Overlay whose rows are asked, instead of captions.
+        clean_only: Leave the perturbed videos out.
 
     Raises:
         ValueError: If a kind or the unit is unknown, a divisor is below 2, prompts are given beside questions, or as
@@ -65,6 +67,8 @@ def write_prompts(
     else:
         asked = _questions_about(set(keys), Overlay.load(questions).known_rows(manifest))
     rows = perturbed_prompts(asked, kinds or _KINDS, divisors or (4,), num_frames, seed, unit, frames)
+    if clean_only:
+        rows = [row for row in rows if row["perturbation"] is None]
     Overlay(tuple(rows)).save(out)
     Console().print(f"{len(rows)} prompts for {len({row['key'] for row in asked})} videos: {out}")
 

@@ -73,3 +73,12 @@ def test_without_anything_to_draw(tmp_path):
     write(tmp_path / "metrics.csv", "step,lr\n1,0.1\n")
     with pytest.raises(ValueError, match="only: lr"):
         plot(str(tmp_path))
+
+
+def test_chosen_metrics_share_the_panel_of_their_pattern(tmp_path, capsys):
+    write(tmp_path / "metrics.csv", "step,val/a/r16,val/a/r8,val/a/r8/drop,lr\n1,0.1,0.2,0,3\n2,0.1,0.2,0,3\n")
+    path = plot(str(tmp_path), metrics=["val/a/*", "lr"])
+    width, height = Image.open(path).size
+    assert (width, height) == (900, 280) and "3 curves" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"nothing like val/b/\*, only: lr, val/a/r16, val/a/r8, val/a/r8/drop"):
+        plot(str(tmp_path), metrics=["val/a/*", "val/b/*"])

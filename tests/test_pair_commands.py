@@ -6,6 +6,7 @@ import pytest
 
 from lit_vpo.cli import main
 from lit_vpo.compare import compare
+from lit_vpo.datamodules.overlay import read_overlay, write_overlay
 
 EVENT = {"text": "The red square moves left.", "start_s": 0.0, "end_s": 1.0, "modality": "visual"}
 TEXTS = {None: "The red square moves left.", "reverse": "The red square moves up.", "drop": "Nothing."}
@@ -209,3 +210,55 @@ def test_captions_become_an_overlay_to_learn_from(tmp_path, generations):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 9 and {row["mode"] for row in rows} == {"sft"}
     assert [row["ground_truth"] for row in rows[:3]] == list(TEXTS.values())
+
+
+def test_clean_against_clean_keeps_all_but_the_rejected_answer(tmp_path, generations, capsys):
+    main(["pairs", "build", str(generations), "--out", str(tmp_path / "pairs.jsonl")])
+    before = read_overlay(tmp_path / "pairs.jsonl").rows
+    rows = [json.loads(line) for line in generations.read_text().splitlines()]
+    again = [row | {"response": "another answer"} for row in rows if row["perturbation"] is None]
+    again = [row for row in again if row["key"] != before[0]["key"]]
+    (tmp_path / "again.jsonl").write_text("".join(json.dumps(row) + "\n" for row in again))
+    names = ["--answers", str(tmp_path / "again.jsonl"), "--out", str(tmp_path / "clean")]
+    main(["pairs", "against", str(tmp_path / "pairs.jsonl"), *names])
+    after = read_overlay(tmp_path / "clean" / "pairs.jsonl").rows
+    assert [row["id"] for row in after] == [row["id"] for row in before if row["key"] != before[0]["key"]]
+    assert {row["rejected"] for row in after} == {"another answer"}
+    assert {row["chosen"] for row in after} <= {row["chosen"] for row in before}
+    assert "no_clean_answer" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="each name can stand once"):
+        main(["pairs", "against", str(tmp_path / "pairs.jsonl"), str(tmp_path / "clean" / "pairs.jsonl"), *names])
+
+
+def test_prompts_of_the_clean_videos_alone(world, tmp_path):
+    main(["pairs", "prompts", str(world), "--out", str(tmp_path / "all.jsonl"), "--kind", "reverse", "--r", "8"])
+    every = read_overlay(tmp_path / "all.jsonl").rows
+    main(["pairs", "prompts", str(world), "--out", str(tmp_path / "clean.jsonl"), "--clean-only"])
+    assert read_overlay(tmp_path / "clean.jsonl").rows == tuple(row for row in every if row["perturbation"] is None)
+
+
+def test_questions_are_asked_of_the_selected_videos(world, tmp_path, capsys):
+    asked = world / "questions.jsonl"
+    main(
+        [
+            "pairs",
+            "prompts",
+            str(world),
+            "--out",
+            str(tmp_path / "q.jsonl"),
+            "--kind",
+            "reverse",
+            "--questions",
+            str(asked),
+        ]
+    )
+    rows, questions = read_overlay(tmp_path / "q.jsonl").rows, read_overlay(asked).rows
+    assert [row["prompt"] for row in rows if row["perturbation"] is None] == [row["prompt"] for row in questions]
+    selection = [{"key": questions[0]["key"], "id": "s", "meta": {"selection": {"frame_indices": [[0, 1], [2, 3]]}}}]
+    write_overlay(tmp_path / "selection.jsonl", selection)
+    words = ["--questions", str(asked), "--selection", str(tmp_path / "selection.jsonl"), "--kind", "reverse"]
+    main(["pairs", "prompts", str(world), "--out", str(tmp_path / "few.jsonl"), *words])
+    assert {row["key"] for row in read_overlay(tmp_path / "few.jsonl").rows} == {questions[0]["key"]}
+    assert "questions left out: their videos are not selected" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--questions brings its own prompts"):
+        main(["pairs", "prompts", str(world), "--out", "x", "--questions", str(asked), "--prompt", "P"])

@@ -6,7 +6,17 @@ disk.
 """
 
 from .noise import HABITS, Noise, noisy_caption
-from .parsing import parse, score_caption
+from .parsing import parse, score_caption, score_reversed_acts
 from .scene import Event, Scene, sample_scene
 
-__all__ = ["HABITS", "Event", "Noise", "Scene", "noisy_caption", "parse", "sample_scene", "score_caption"]
+__all__ = [
+    "HABITS",
+    "Event",
+    "Noise",
+    "Scene",
+    "noisy_caption",
+    "parse",
+    "sample_scene",
+    "score_caption",
+    "score_reversed_acts",
+]

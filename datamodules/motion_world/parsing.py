@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +15,8 @@ Claim = tuple[str, str]  # ("red square", "move left"), or ("", "high beep") for
 
 _VERBS = {text: act for act, texts in PHRASINGS.items() for text in texts}
 _SOUNDS = {text: act for act, texts in SOUND_PHRASINGS.items() for text in texts}
+_OPPOSITES = (("grow", "shrink"), ("appear", "disappear"), ("move left", "move right"), ("move up", "move down"))
+_BACKWARDS = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
 _CLAIM = re.compile(
     rf"\b(?P<actor>(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})) (?P<verb>{'|'.join(_VERBS)})\b"
     rf"|(?P<sound>{'|'.join(_SOUNDS)})"
@@ -78,6 +80,27 @@ def score_caption(caption: str, record: Mapping[str, Any], modalities: Sequence[
         num_words=sum(len(text.split()) for text in texts),
         unsupported_words=sum(len(line.text.split()) for line in lines if not _supported(line, record)),
     )
+
+
+def score_reversed_acts(caption: str, record: Mapping[str, Any]) -> CaptionCounts:
+    """Counts events told backwards: what grew is said to shrink, what moved left to move right.
+
+    Frames in reversed order show such acts, so preferences from them may teach acts rather than order. Of the counts
+    only two differ from `score_caption`'s: `num_events` are the events that another act would be backwards, `incorrect`
+    are those of them that are told so and not also as they were; `missed` and `hallucinated` are 0.
+
+    Args:
+        caption: Any text.
+        record: As for `score_caption`.
+
+    Raises:
+        ValueError: As `score_caption`.
+    """
+    counts = score_caption(caption, record)
+    told = {claim for line in parse(caption) for claim in line.claims}
+    truth = [claim for claim in _true_claims(record, ("visual",)) if claim[1] in _BACKWARDS]
+    wrong = [(actor, act) for actor, act in truth if (actor, act) not in told and (actor, _BACKWARDS[act]) in told]
+    return replace(counts, num_events=len(truth), incorrect=len(wrong), missed=0, hallucinated=0)
 
 
 def _true_claims(record: Mapping[str, Any], modalities: Sequence[str]) -> list[Claim]:

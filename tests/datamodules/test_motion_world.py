@@ -19,6 +19,7 @@ from lit_vpo.datamodules.motion_world import (
     questions,
     sample_scene,
     score_caption,
+    score_reversed_acts,
     tasks,
 )
 from lit_vpo.datamodules.motion_world import scene as scene_module
@@ -171,6 +172,22 @@ def test_counts_by_hand(caption, expected):
     assert c.num_events == 3
     got = (c.missed, c.incorrect, c.hallucinated, c.discordant_pairs, c.matched_pairs, c.repeated_sentences)
     assert (*got, c.unsupported_words) == expected
+
+
+@pytest.mark.parametrize(
+    ("caption", "backwards"),  # of two events, the move and the growth; the spin looks the same both ways
+    [
+        ("The red square goes right. The blue circle gets smaller. The red square spins.", 2),
+        ("The red square moves right. The red square moves left.", 0),  # also told as it was
+        ("The blue circle moves right. The red square shrinks.", 0),  # another actor's act
+        ("The red square moves up.", 0),
+        ("", 0),
+    ],
+)
+def test_events_told_backwards_by_hand(caption, backwards):
+    c = score_reversed_acts(caption, RECORD)
+    assert (c.num_events, c.incorrect, c.missed, c.hallucinated) == (2, backwards, 0, 0)
+    assert c.num_words == score_caption(caption, RECORD).num_words
 
 
 # events from 0.5 to 1.5, from 2 to 3 and from 3.5 to 4.5 seconds: their middles are 1, 2.5 and 4
