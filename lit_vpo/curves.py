@@ -19,7 +19,7 @@ def plot(run_dir: str, out: str | None = None, metrics: Sequence[str] = ()) -> P
     Args:
         run_dir: Folder with `metrics.csv` files of Lightning's CSVLogger, at any depth.
         out: The PNG; None means `<run_dir>/curves.png`.
-        metrics: Patterns of names, such as `val/curriculum/r*/rewards/accuracies` (a `*` ends at a slash); the metrics of one
+        metrics: Patterns of names, such as `val/*/rewards/accuracies` (a `*` ends at a slash); the metrics of one
             pattern share a panel.
 
     Returns:
