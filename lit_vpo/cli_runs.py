@@ -38,10 +38,14 @@ def add_results(commands: Any) -> None:
     score.add_argument("--seed", type=int, default=0)
     score.set_defaults(command=_score)
     curves = commands.add_parser("curves", help="PNG curves of a run's metrics")
-    curves.add_argument("run_dir")
-    curves.add_argument("--out", help="default: RUN_DIR/curves.png")
+    curves.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
+    curves.add_argument("--out", help="default: curves.png in the first RUN_DIR")
     curves.add_argument(
-        "--metric", action="append", default=[], metavar="GLOB", help="draw these alone, one panel each (repeatable)"
+        "--metric",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="draw these alone, one panel each, and print their means (repeatable)",
     )
     curves.set_defaults(command=_curves)
     rounds = commands.add_parser("rounds", help="PNG of event errors by round, and against KL from the base")
@@ -111,7 +115,7 @@ def _score(args: argparse.Namespace) -> int | None:
 def _curves(args: argparse.Namespace) -> int | None:
     from lit_vpo.curves import plot
 
-    plot(args.run_dir, args.out, args.metric)
+    plot(args.run_dirs, args.out, args.metric)
     return None
 
 

@@ -5,7 +5,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path, PurePosixPath
+from statistics import fmean, pstdev
+
+from rich.console import Console
+from rich.table import Table
 
 Curve = dict[int, float]
 
@@ -13,12 +18,12 @@ _NUM_COLUMNS = 3
 _SUFFIX = re.compile(r"_(step|epoch)$")
 
 
-def plot(run_dir: str, out: str | None = None, metrics: Sequence[str] = ()) -> Path:
-    """Draws losses, reward accuracies and margins, and all validation metrics; or chosen ones.
+def plot(run_dirs: Sequence[str], out: str | None = None, metrics: Sequence[str] = ()) -> Path:
+    """Draws losses, reward accuracies and margins, and all validation metrics; or chosen ones, and prints their means.
 
     Args:
-        run_dir: Folder with `metrics.csv` files of Lightning's CSVLogger, at any depth.
-        out: The PNG; None means `<run_dir>/curves.png`.
+        run_dirs: Folders with `metrics.csv` files of Lightning's CSVLogger, at any depth.
+        out: The PNG; None means `curves.png` in the first folder.
         metrics: Patterns of names, such as `val/*/rewards/accuracies` (a `*` ends at a slash); the metrics of one
             pattern share a panel.
 
@@ -26,9 +31,11 @@ def plot(run_dir: str, out: str | None = None, metrics: Sequence[str] = ()) -> P
         Where it is.
 
     Raises:
-        ValueError: If there is no `metrics.csv`, or none of the metrics in it.
+        ValueError: If a folder has no `metrics.csv`, or no run logged one of the metrics.
     """
-    runs = read_runs(run_dir)
+    runs = {
+        _label(folder, run, len(run_dirs)): curves for folder in run_dirs for run, curves in read_runs(folder).items()
+    }
     logged = sorted({name for curves in runs.values() for name in curves})
     if metrics:
         panels = {pattern: [name for name in logged if PurePosixPath(name).match(pattern)] for pattern in metrics}
@@ -37,12 +44,29 @@ def plot(run_dir: str, out: str | None = None, metrics: Sequence[str] = ()) -> P
     missing = [pattern for pattern, names in panels.items() if not names]
     if missing or not panels:
         what = f"nothing like {', '.join(missing)}" if missing else "no loss, reward or validation metric"
-        raise ValueError(f"{run_dir} logged {what}, only: {', '.join(logged) or 'nothing'}")
-    path = Path(out) if out is not None else Path(run_dir) / "curves.png"
+        raise ValueError(f"{', '.join(run_dirs)} logged {what}, only: {', '.join(logged) or 'nothing'}")
+    path = Path(out) if out is not None else Path(run_dirs[0]) / "curves.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     _draw(runs, panels, path)
+    if metrics:
+        _print_means(runs, panels)
     print(f"{sum(map(len, panels.values()))} curves: {path}")
     return path
+
+
+def _label(folder: str, run: str, num_folders: int) -> str:
+    return run if num_folders == 1 else PurePosixPath(folder, run).as_posix()
+
+
+def _print_means(runs: dict[str, dict[str, Curve]], panels: dict[str, list[str]]) -> None:
+    """Over what was logged, however many steps lie between."""
+    table = Table("run", "metric", "values", "mean", "standard deviation", "last")
+    for names in panels.values():
+        for name, (run, curves) in product(names, runs.items()):
+            if values := list(curves.get(name, {}).values()):
+                numbers = (f"{value:.4g}" for value in (fmean(values), pstdev(values), values[-1]))
+                table.add_row(run, name, str(len(values)), *numbers)
+    Console().print(table)
 
 
 def read_runs(run_dir: str) -> dict[str, dict[str, Curve]]:

@@ -61,24 +61,36 @@ def test_what_is_drawn(name, drawn):
 def test_plot_writes_a_png_with_a_panel_for_each_metric(tmp_path):
     header = "step,loss,rewards/margins,rewards/accuracies,val/a,lr\n"
     write(tmp_path / "version_0/metrics.csv", header + "1,1.0,0.0,0.5,0.1,1e-5\n2,0.5,0.2,0.7,0.2,1e-5\n")
-    out = plot(str(tmp_path))
+    out = plot([str(tmp_path)])
     assert out == tmp_path / "curves.png"
     assert Image.open(out).size == (1350, 560)  # four panels: two rows of three
-    assert plot(str(tmp_path), str(tmp_path / "new" / "a.png")).exists()
+    assert plot([str(tmp_path)], str(tmp_path / "new" / "a.png")).exists()
 
 
 def test_without_anything_to_draw(tmp_path):
     with pytest.raises(ValueError, match=r"holds no metrics\.csv"):
-        plot(str(tmp_path))
+        plot([str(tmp_path)])
     write(tmp_path / "metrics.csv", "step,lr\n1,0.1\n")
     with pytest.raises(ValueError, match="only: lr"):
-        plot(str(tmp_path))
+        plot([str(tmp_path)])
 
 
 def test_chosen_metrics_share_the_panel_of_their_pattern(tmp_path, capsys):
     write(tmp_path / "metrics.csv", "step,val/a/r16,val/a/r8,val/a/r8/drop,lr\n1,0.1,0.2,0,3\n2,0.1,0.2,0,3\n")
-    path = plot(str(tmp_path), metrics=["val/a/*", "lr"])
+    path = plot([str(tmp_path)], metrics=["val/a/*", "lr"])
     width, height = Image.open(path).size
     assert (width, height) == (900, 280) and "3 curves" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"nothing like val/b/\*, only: lr, val/a/r16, val/a/r8, val/a/r8/drop"):
-        plot(str(tmp_path), metrics=["val/a/*", "val/b/*"])
+        plot([str(tmp_path)], metrics=["val/a/*", "val/b/*"])
+
+
+def test_means_of_chosen_metrics_by_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, values in (("before", (1.0, 2.0, 6.0)), ("after", (0.5,))):
+        write(tmp_path / name / "metrics.csv", "step,loss\n" + "".join(f"{n},{v}\n" for n, v in enumerate(values)))
+    plot([str(tmp_path / "before"), str(tmp_path / "after")], metrics=["loss"])
+    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "loss" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        [str(tmp_path / "before"), "loss", "3", "3", "2.16", "6"],
+        [str(tmp_path / "after"), "loss", "1", "0.5", "0", "0.5"],
+    ]
