@@ -30,7 +30,7 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
             tells chosen from rejected on held-out pairs of the stage. The controls train on the same pairs for as many
             steps: `reverse` takes the divisors backwards, `random` in a drawn order that is not theirs, and `none`
             mixes all pairs and begins rounds where `staged` does.
-        divisors: From easy to hard.
+        divisors: From easy to hard; null takes all that the training pairs have, the largest first.
         steps: Optimizer steps of each stage, as one number or one for each divisor; null takes as many as `epochs` over
             the stage's pairs need. `competence` needs one number, of each round.
         epochs: Passes over a stage's pairs where `steps` is null.
@@ -48,7 +48,7 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
     def __init__(
         self,
         pacing: Pacing = "staged",
-        divisors: Sequence[int] = (16, 8, 4, 2),
+        divisors: Sequence[int] | None = (16, 8, 4, 2),
         steps: int | list[int] | None = None,
         epochs: int = 1,
         bound: float = 0.8,
@@ -56,10 +56,15 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.pacing, self.divisors, self.steps, self.epochs = pacing, list(divisors), steps, epochs
+        self.pacing, self.steps, self.epochs = pacing, steps, epochs
         self.bound, self.max_rounds, self.seed = bound, max_rounds, seed
         self._check()
-        self.order = order_of(pacing, self.divisors, seed)
+        self.takes_all = divisors is None
+        self.divisors: list[int] = []  # with `takes_all` found in `setup` of a fit
+        if divisors is not None:
+            self._take(divisors)
+        elif isinstance(steps, list):
+            raise ValueError(f"steps {steps} needs divisors that it stands for; give both, or steps as one number")
         self.round_steps: list[int] = []  # planned in `setup` of a fit
         self.stage, self.rounds_here = 0, 0
         self.accuracy = 0.0  # on held-out pairs of the stage, when its last round ended
@@ -68,12 +73,6 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
         steps = self.steps if isinstance(self.steps, list) else [1 if self.steps is None else self.steps]
         if self.pacing not in get_args(Pacing):
             raise ValueError(f"pacing must be one of {', '.join(get_args(Pacing))}, got {self.pacing!r}")
-        if not self.divisors or len(set(self.divisors)) < len(self.divisors) or min(self.divisors) < 2:
-            raise ValueError(f"divisors must be different numbers >= 2, one or more, got {self.divisors}")
-        if self.pacing == "random" and len(self.divisors) < 2:
-            raise ValueError("pacing: random needs two divisors or more; one has no other order")
-        if isinstance(self.steps, list) and len(self.steps) != len(self.divisors):
-            raise ValueError(f"steps must be one number, or one for each of {self.divisors}, got {self.steps}")
         if self.pacing == "competence" and not isinstance(self.steps, int):
             raise ValueError(f"pacing: competence needs the steps of a round as one number, got {self.steps}")
         if min(self.epochs, self.max_rounds, *steps) < 1 or not 0 < self.bound <= 1:
@@ -81,6 +80,17 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
                 f"CurriculumScheduler needs steps, epochs and max_rounds >= 1 and a bound in (0, 1], got {self.steps}, "
                 f"{self.epochs}, {self.max_rounds} and {self.bound}"
             )
+
+    def _take(self, divisors: Sequence[int]) -> None:
+        """Take the divisors, and the order of their stages."""
+        self.divisors = list(divisors)
+        if not self.divisors or len(set(self.divisors)) < len(self.divisors) or min(self.divisors) < 2:
+            raise ValueError(f"divisors must be different numbers >= 2, one or more, got {self.divisors}")
+        if self.pacing == "random" and len(self.divisors) < 2:
+            raise ValueError("pacing: random needs two divisors or more; one has no other order")
+        if isinstance(self.steps, list) and len(self.steps) != len(self.divisors):
+            raise ValueError(f"steps must be one number, or one for each of {self.divisors}, got {self.steps}")
+        self.order = order_of(self.pacing, self.divisors, self.seed)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -95,6 +105,8 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
     def _begin(self, trainer: Trainer, module: Any, data: HasDifficulty) -> None:
         """Plan stages and rounds, before the learning rate asks for them and before a checkpoint is loaded."""
         self.stage, self.rounds_here = 0, 0
+        if self.takes_all:
+            self._take(sorted({r for r, _ in data.groups("train")}, reverse=True))
         batches = data.plan_stages(self.order, mixed=self.pacing == "none")
         self.round_steps = self._steps(batches, trainer.accumulate_grad_batches)
         if self.pacing == "competence":

@@ -91,11 +91,13 @@ class ClipReader:
         """Which frames a view looks at: those that it names, else those of the sampling rule.
 
         Raises:
-            BadSample: It names frames of a window.
+            BadSample: It names frames of a window, or with sound.
 
         """
         if media.get("frame_indices") is None:
             return self.sampling
+        if media.get("use_audio") or media.get("audio"):
+            raise BadSample("frame_indices names frames, to which no stretch of sound belongs; leave the sound out")
         if media.get("start_s") is not None or media.get("end_s") is not None:
             raise BadSample("frame_indices names frames of the whole video; leave out start_s and end_s")
         return Chosen(tuple(media["frame_indices"]), self.sampling)

@@ -1,4 +1,4 @@
-"""Make shards and an overlay from a folder of videos and files of annotations."""
+"""Make shards from a folder of videos, and an overlay from files of annotations where there are any."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ class Packed:
     """What :func:`pack` made.
 
     Attributes:
-        overlay: Path of the overlay, one row for each annotation whose video is there.
+        overlay: Path of the overlay, one row for each annotation whose video is there; None without annotations.
         num_videos: Videos in the shards.
         num_records: Rows of the overlay.
         num_quarantined: Videos and annotations that this call put in quarantine.
 
     """
 
-    overlay: Path
+    overlay: Path | None
     num_videos: int
     num_records: int
     num_quarantined: int
@@ -42,7 +42,7 @@ class Packed:
 
 def pack(
     videos: str | Path,
-    annotations: str | Path | Sequence[str | Path],
+    annotations: str | Path | Sequence[str | Path] | None,
     out: str | Path,
     rename: tuple[str, str] | None = None,
     prefix: str = "shard",
@@ -57,7 +57,7 @@ def pack(
         videos: Folder of videos (subfolders too).
         annotations: JSON or JSONL files of any registered format (commas, globs and ranks' shards as for
             :func:`lit_vpo.datamodules.schemas.find_files`); they name a video, and the sound that belongs to it, by the
-            path below ``videos`` or by the base name.
+            path below ``videos`` or by the base name. None packs the videos alone.
         out: Folder for shards, manifest, ``records.jsonl`` and quarantine.
         rename: (old, new): names that begin with old begin with new instead, before they are looked up.
         prefix: First part of the shards' names.
@@ -70,7 +70,7 @@ def pack(
     root = Path(videos)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder")
-    files = [annotations] if isinstance(annotations, str | Path) else list(annotations)
+    files = [annotations] if isinstance(annotations, str | Path) else list(annotations or ())
     # annotations first: a bad row should stop before gigabytes are copied
     read = [read_annotations(file) for file in files]
     keys = _keys(root)
@@ -91,10 +91,12 @@ def pack(
             for place, record in zip(annotation.places, annotation.records, strict=True)
             if (row := _row(record, names, sounds, packed, quarantine, place)) is not None
         ]
-        if not rows:
-            raise ValueError(f"no annotation leads to a usable video: {'; '.join(quarantine.reasons()[:3])}")
-    overlay = Path(out) / OVERLAY_NAME
-    write_overlay(overlay, rows)
+        if not (rows if files else packed):
+            what = "no annotation leads to a usable video" if files else f"no video of {root} can be used"
+            raise ValueError(f"{what}: {'; '.join(quarantine.reasons()[:3])}")
+    overlay = Path(out) / OVERLAY_NAME if files else None
+    if overlay is not None:
+        write_overlay(overlay, rows)
     made = Packed(overlay, len(packed), len(rows), len(quarantine))
     _report(made, quarantine)
     return made
@@ -102,9 +104,8 @@ def pack(
 
 def _report(made: Packed, quarantine: Quarantine) -> None:
     console = Console()
-    console.print(
-        f"{made.num_videos} videos and {made.num_records} records: {escape(str(made.overlay))}", soft_wrap=True
-    )
+    records = "" if made.overlay is None else f" and {made.num_records} records: {escape(str(made.overlay))}"
+    console.print(f"{made.num_videos} videos{records}", soft_wrap=True)
     for line in quarantine.added:
         console.print(f"[red]quarantined[/] {escape(line['id'])}: {escape(line['reason'])}", soft_wrap=True)
 

@@ -81,14 +81,13 @@ def _add_data(commands: Any) -> None:
 
 
 def _add_folders(data: Any) -> None:
-    pack = data.add_parser("pack", help="shards from a folder of videos and a JSON/JSONL of records")
+    pack = data.add_parser("pack", help="shards from a folder of videos, and an overlay from a JSON/JSONL of records")
     pack.add_argument("--videos", required=True, metavar="DIR")
     pack.add_argument(
         "--annotations",
-        required=True,
         metavar="FILES",
         help="JSON or JSONL of any known format: a file, several with commas between, a glob, or the name whose shards "
-        "ranks wrote (NAME.jsonl.0-8 ...)",
+        "ranks wrote (NAME.jsonl.0-8 ...); default: the videos alone",
     )
     pack.add_argument("--out", required=True, metavar="DIR")
     pack.add_argument(

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -38,17 +38,29 @@ def read_generations(path: str | Path) -> dict[str, Row]:
     """The rows of a file by their ids.
 
     Raises:
-        ValueError: If there is no file, no row, or an id stands twice.
+        ValueError: If there is no file, no row, a line that is no answer, or an id stands twice.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist; write it with: python -m lit_vpo predict")
-    rows = [json.loads(line) for line in read_lines(Path(path)) if line.strip()]
+    lines = enumerate(read_lines(Path(path)), start=1)
+    rows = [_answer(line, f"{path}, line {number}") for number, line in lines if line.strip()]
     found = {row["id"]: row for row in rows}
     if not rows or len(found) < len(rows):
         raise ValueError(
             f"{path} has {len(rows)} rows with {len(found)} different ids; it needs rows, and ids once each"
         )
     return found
+
+
+def _answer(line: str, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error}); a file that was cut is written anew by predict") from error
+    missing = [name for name in ("key", "id", "response", "finished") if not isinstance(row, dict) or name not in row]
+    if missing:
+        raise ValueError(f"{where}: no answer of predict, which has {', '.join(missing)}")
+    return cast(Row, row)
 
 
 def load_scorer(name: str) -> CaptionScorer:

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 from rich.console import Console
 from rich.table import Table
 
-from lit_vpo.atomic import read_lines, write_lines
+from lit_vpo.atomic import write_lines
 from lit_vpo.datamodules.mix import Mix
 from lit_vpo.datamodules.overlay import Overlay
-from lit_vpo.generations import load_scorer
+from lit_vpo.generations import load_scorer, read_generations
 from lit_vpo.preferences.candidates import best_answers, select_pairs
 from lit_vpo.preferences.captions import caption_records
 from lit_vpo.preferences.corruption import corrupted
@@ -45,9 +45,10 @@ def write_pairs(
         seed: Address of that draw.
 
     Raises:
-        ValueError: If a filter is unknown, no pair is left, or num_validation leaves no video to train on.
+        ValueError: As `read_generations`; if a filter is unknown, no pair is left, or num_validation leaves no video to
+            train on.
     """
-    rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
+    rows = list(read_generations(generations).values())
     pairs, dropped = build_pairs(rows, tuple(filters) or DEFAULT_FILTERS, max_pairs_per_video, seed)
     held_out = _held_out(pairs, dropped, num_validation)
     records = {row["id"]: row for row in rows}
@@ -89,12 +90,12 @@ def write_against_clean(pairs: Sequence[str], answers: str, out: str, seed: int)
         seed: Address of the draws.
 
     Raises:
-        ValueError: If two overlays have one name, or one has no pair left.
+        ValueError: As `read_generations`; if two overlays have one name, or one has no pair left.
     """
     paths = [Path(name) for name in pairs]
     if len({path.name for path in paths}) < len(paths):
         raise ValueError(f"overlays keep their names in {out}, so each name can stand once; got {', '.join(pairs)}")
-    rows = [json.loads(line) for line in read_lines(Path(answers)) if line.strip()]
+    rows = list(read_generations(answers).values())
     for path in paths:
         kept, dropped = against_clean(Overlay.load(path).rows, rows, seed)
         _check_any(kept, dropped)
@@ -180,10 +181,11 @@ def write_selected(generations: str, out: str, scorer: str, margin: float, num_v
         num_validation: The pairs of this many videos (the last ones) go to `<out stem>.validation.jsonl` instead.
 
     Raises:
-        ValueError: If the rows have no candidates, no pair is left, or num_validation leaves no video to train on.
+        ValueError: As `read_generations`; if the rows have no candidates, no pair is left, or num_validation leaves no
+            video to train on.
     """
-    rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
-    if not rows or "prompt_id" not in rows[0]:
+    rows = list(read_generations(generations).values())
+    if "prompt_id" not in rows[0]:
         raise ValueError(f"{generations} has one answer per prompt; predict with --model.init_args.num_candidates 2")
     pairs, dropped = select_pairs(rows, ExactJudge(load_scorer(scorer)), margin)
     _save(pairs, dropped, Path(out), _held_out(pairs, dropped, num_validation))
@@ -198,9 +200,9 @@ def write_best(generations: Sequence[str], out: str, scorer: str) -> None:
         scorer: Dotted path of a caption scorer.
 
     Raises:
-        ValueError: As `lit_vpo.preferences.candidates.best_answers`.
+        ValueError: As `read_generations` and `lit_vpo.preferences.candidates.best_answers`.
     """
-    rows = [json.loads(line) for path in generations for line in read_lines(Path(path)) if line.strip()]
+    rows = [row for path in generations for row in read_generations(path).values()]
     best = best_answers(rows, ExactJudge(load_scorer(scorer)))
     write_lines(Path(out), (json.dumps(row, ensure_ascii=False) for row in best))
     Console().print(f"the best of {len(rows)} answers to {len(best)} prompts: {out}")
@@ -230,9 +232,9 @@ def write_captions(generations: str, out: str) -> None:
         out: The overlay; rows left out go to `<out stem>.dropped.jsonl` with their reasons.
 
     Raises:
-        ValueError: If no caption is left.
+        ValueError: As `read_generations`, or if no caption is left.
     """
-    rows = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
+    rows = list(read_generations(generations).values())
     kept, dropped = caption_records(rows)
     _check_any(kept, dropped)
     _save(kept, dropped, Path(out))

@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 
 from rich.console import Console
 
-from lit_vpo.atomic import read_lines, write_lines
+from lit_vpo.atomic import write_lines
 from lit_vpo.datamodules.manifest import Manifest
 from lit_vpo.datamodules.overlay import Overlay
+from lit_vpo.generations import read_generations
 from lit_vpo.preferences.clip_prompts import clip_prompts, frame_indices_of
 from lit_vpo.preferences.instructions import DEFAULT_PROMPTS
 from lit_vpo.preferences.list_prompts import list_prompts
@@ -51,15 +52,15 @@ def write_prompts(
         clean_only: Leave the perturbed videos out.
 
     Raises:
-        ValueError: If a kind or the unit is unknown, a divisor is below 2, prompts are given beside questions, or as
-            `clip_prompts`.
+        ValueError: If a kind or the unit is unknown, a divisor is below 2, prompts are given beside questions, a
+            selected video stands twice, or as `clip_prompts`.
     """
     if questions is not None and prompts:
         raise ValueError("--questions brings its own prompts; leave out --prompt")
     manifest = Manifest.load(shards)
     keys, frames = [sample.key for sample in manifest.samples], None
     if selection is not None:
-        selected = Overlay.load(selection).known_rows(manifest)
+        selected = _selected(selection, manifest)
         frames = {row["key"]: [frame for clip in frame_indices_of(row) for frame in clip] for row in selected}
         keys = list(frames)
     if questions is None:
@@ -89,9 +90,9 @@ def write_clip_prompts(selection: str, shards: str, out: str) -> None:
         out: The overlay.
 
     Raises:
-        ValueError: If a video is not there, or as `lit_vpo.preferences.clip_prompts.clip_prompts`.
+        ValueError: If a video is not there or stands twice, or as `lit_vpo.preferences.clip_prompts.clip_prompts`.
     """
-    selected = Overlay.load(selection).known_rows(Manifest.load(shards))
+    selected = _selected(selection, Manifest.load(shards))
     rows = clip_prompts(selected)
     Overlay(tuple(rows)).save(out)
     Console().print(f"{len(rows)} clips of {len(selected)} videos: {out}")
@@ -111,9 +112,10 @@ def write_list_prompts(
         seed: Address of the draws.
 
     Raises:
-        ValueError: If no video is left, or as `lit_vpo.preferences.list_prompts.list_prompts`.
+        ValueError: If no video is left, or as `lit_vpo.generations.read_generations` and
+            `lit_vpo.preferences.list_prompts.list_prompts`.
     """
-    answers = [json.loads(line) for line in read_lines(Path(generations)) if line.strip()]
+    answers = list(read_generations(generations).values())
     asked = prompts or DEFAULT_PROMPTS
     rows, dropped, skipped = list_prompts(answers, kinds or _KINDS, divisors or (16, 8, 4, 2), seed, asked)
     reasons = Counter(row["reason"] for row in dropped)
@@ -127,3 +129,12 @@ def write_list_prompts(
     for reason, count in sorted(Counter(skipped).items()):
         console.print(f"{count} lists skipped: {reason}")
     console.print(f"{len(rows)} lists of {sum(row['perturbation'] is None for row in rows)} videos: {out}")
+
+
+def _selected(selection: str, manifest: Manifest) -> list[dict[str, Any]]:
+    """The rows of selected videos that are there, one of each."""
+    rows = Overlay.load(selection).known_rows(manifest)
+    twice = sorted(key for key, count in Counter(row["key"] for row in rows).items() if count > 1)
+    if twice:
+        raise ValueError(f"{selection} names videos twice: {', '.join(twice[:5])}; keep one row of each")
+    return rows

@@ -35,7 +35,7 @@ def show(overlay: str, shards: str | None = None, n: int = 20, out: str = "pairs
     """Writes a page of the first pairs of an overlay.
 
     Args:
-        overlay: JSONL of pairs.
+        overlay: JSONL of pairs: a file, a comma list or a glob.
         shards: Folder of the videos; None means the overlay's folder.
         n: How many rows at most.
         out: The page.
@@ -46,11 +46,11 @@ def show(overlay: str, shards: str | None = None, n: int = 20, out: str = "pairs
     from lit_vpo.datamodules.check import num_frames_of
     from lit_vpo.datamodules.clips import ClipReader
     from lit_vpo.datamodules.manifest import Manifest
-    from lit_vpo.datamodules.overlay import Overlay
+    from lit_vpo.datamodules.mix import Mix
     from lit_vpo.datamodules.quarantine import BadSample
     from lit_vpo.datamodules.reader import RecordReader
 
-    reader = RecordReader(Manifest.load(shards or Path(overlay).parent), Overlay.load(overlay), limit=n)
+    reader = RecordReader(Manifest.load(shards or Path(overlay).parent), Mix.load(overlay).overlay, limit=n)
     place = {row["id"]: number for number, row in enumerate(reader.rows)}
 
     def row_of(number: int) -> Row:

@@ -21,6 +21,7 @@ def caption(number, counts, key=None, model="m0"):
         "id": f"c{number}",
         "key": key or f"k{number}",
         "response": " ".join(map(str, counts)),
+        "finished": True,
         "num_events": counts[0],
     }
     return {**row, "meta": {}, "model": {"name": model, "hash": f"{model}-hash", "base": "b0"}}
@@ -28,7 +29,8 @@ def caption(number, counts, key=None, model="m0"):
 
 def question(number, response, answer="red"):
     meta = {"options": ["red", "dark blue", "green"], "kind": "colour"}
-    return {"id": f"q{number}", "key": f"k{number}", "response": response, "ground_truth": answer, "meta": meta}
+    row = {"id": f"q{number}", "key": f"k{number}", "response": response, "finished": True}
+    return row | {"ground_truth": answer, "meta": meta}
 
 
 def write(path, rows):

@@ -58,7 +58,7 @@ def overrides(path, world, tmp_path):
         words += ["--data.init_args.questions.overlay", pairs]
     if config["data"]["class_path"] == "CurriculumDataModule":
         words += ["--trainer.max_steps", "-1"]  # a step of each of the four difficulties
-        for name in ("train", "val"):
+        for name in {"train", "val"} & arguments.keys():
             words += [f"--data.init_args.{name}.overlay", with_divisors(world / "pairs.jsonl", tmp_path)]
     if "warmup_steps" in config["model"]["init_args"]:
         one_step_rounds = config["data"]["class_path"] == "CurriculumDataModule"

@@ -239,19 +239,8 @@ def test_prompts_of_the_clean_videos_alone(world, tmp_path):
 
 def test_questions_are_asked_of_the_selected_videos(world, tmp_path, capsys):
     asked = world / "questions.jsonl"
-    main(
-        [
-            "pairs",
-            "prompts",
-            str(world),
-            "--out",
-            str(tmp_path / "q.jsonl"),
-            "--kind",
-            "reverse",
-            "--questions",
-            str(asked),
-        ]
-    )
+    words = ["--kind", "reverse", "--questions", str(asked)]
+    main(["pairs", "prompts", str(world), "--out", str(tmp_path / "q.jsonl"), *words])
     rows, questions = read_overlay(tmp_path / "q.jsonl").rows, read_overlay(asked).rows
     assert [row["prompt"] for row in rows if row["perturbation"] is None] == [row["prompt"] for row in questions]
     selection = [{"key": questions[0]["key"], "id": "s", "meta": {"selection": {"frame_indices": [[0, 1], [2, 3]]}}}]
@@ -262,3 +251,44 @@ def test_questions_are_asked_of_the_selected_videos(world, tmp_path, capsys):
     assert "questions left out: their videos are not selected" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--questions brings its own prompts"):
         main(["pairs", "prompts", str(world), "--out", "x", "--questions", str(asked), "--prompt", "P"])
+
+
+@pytest.mark.parametrize(
+    ("command", "spoil", "message"),
+    [
+        ("build", lambda text: text + '{"id": "torn', r"g\.jsonl, line 10: not JSON"),
+        ("build", lambda text: text + "[1]\n", r"g\.jsonl, line 10: no answer of predict, which has key, id, response"),
+        ("lists", lambda text: text.replace('"finished"', '"done"'), r"g\.jsonl, line 1: .* which has finished"),
+        ("captions", lambda text: text + text, "18 rows with 9 different ids"),
+        ("lists", lambda text: "", "0 rows with 0 different ids"),
+    ],
+)
+def test_files_that_are_no_answers_are_refused_by_line(generations, command, spoil, message):
+    generations.write_text(spoil(generations.read_text()))
+    with pytest.raises(ValueError, match=message):
+        main(["pairs", command, str(generations), "--out", str(generations.with_name("out.jsonl"))])
+
+
+@pytest.mark.parametrize("words", [["build"], ["lists"], ["captions"], ["best", "--scorer", "a.b"]])
+def test_a_missing_file_of_answers_is_named(tmp_path, words):
+    with pytest.raises(ValueError, match=r"nowhere\.jsonl does not exist; write it with"):
+        main(["pairs", words[0], str(tmp_path / "nowhere.jsonl"), "--out", str(tmp_path / "out.jsonl"), *words[1:]])
+
+
+def test_a_video_that_is_selected_twice_is_refused(world, tmp_path):
+    row = {"key": "train-0-000003", "meta": {"selection": {"frame_indices": [[0, 2]]}}}
+    selection, out = tmp_path / "selection.jsonl", str(tmp_path / "out.jsonl")
+    selection.write_text("".join(json.dumps(row | {"id": name}) + "\n" for name in "ab"))
+    for words in (
+        ["clips", str(selection), "--shards", str(world)],
+        ["prompts", str(world), "--selection", str(selection)],
+    ):
+        with pytest.raises(ValueError, match="names videos twice: train-0-000003; keep one row of each"):
+            main(["pairs", *words, "--out", out])
+
+
+@pytest.mark.parametrize("words", [["--r", "1"], ["--r", "0"], ["--num-frames", "0"], ["--unit", "shots"]])
+def test_prompts_out_of_range_are_refused(world, tmp_path, words):
+    message = {"--r": "r must be >= 2", "--num-frames": "num_frames must be >= 1", "--unit": "unknown unit 'shots'"}
+    with pytest.raises(ValueError, match=message[words[0]]):
+        main(["pairs", "prompts", str(world), "--out", str(tmp_path / "out.jsonl"), *words])

@@ -23,6 +23,7 @@ def row(number, task, response, key=None, **fields):
         "id": f"r{number}",
         "key": key or f"k{number}",
         "response": response,
+        "finished": True,
         "meta": meta,
         "model": MODEL,
         **fields,

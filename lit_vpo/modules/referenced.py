@@ -53,6 +53,7 @@ class ReferencedModule(VideoLMModule):
         self.reference_cache = reference_cache
         self.logps_cache: LogpsCache | None = None
         self.known_hash = ""  # of the reference, once it was asked for
+        self.writers = ""  # whose answers the pairs are, once the data said so
 
     @override
     def build(self) -> Any:
@@ -97,16 +98,20 @@ class ReferencedModule(VideoLMModule):
         super().on_train_start()
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, HasWriters) and self.trainer.global_step == 0:  # a run that goes on has pairs of its own
-            rank_zero_info(data.check_writers(self.policy_hash))
+            self.writers = data.check_writers(self.policy_hash)
+            rank_zero_info(self.writers)
+        for logger in self.loggers if self.writers else []:
+            logger.log_hyperparams({"writers": self.writers})
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["lit_vpo"]["reference_hash"] = self.reference_hash()
+        checkpoint["lit_vpo"] |= {"reference_hash": self.reference_hash(), "writers": self.writers}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self.writers = str(checkpoint["lit_vpo"].get("writers", ""))
         saved = str(checkpoint["lit_vpo"].get("reference_hash"))
         # a second adapter is in the checkpoint and takes the place of this one
         if not isinstance(self.reference, SecondAdapter) and saved != self.reference_hash():

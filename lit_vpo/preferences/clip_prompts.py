@@ -25,12 +25,12 @@ def frame_indices_of(selection: Row) -> list[list[int]]:
     Raises:
         ValueError: If the row has none.
     """
-    clips = ((selection.get("meta") or {}).get("selection") or {}).get("frame_indices")
-    if not clips or not all(isinstance(clip, list) and len(clip) == 2 for clip in clips):
+    found = (selection.get("meta") or {}).get("selection")
+    clips = found.get("frame_indices") if isinstance(found, dict) else None
+    if not isinstance(clips, list) or not clips or not all(isinstance(clip, list) and len(clip) == 2 for clip in clips):
         name = selection.get("id") or selection["key"]
         raise ValueError(f"{name} has no meta.selection.frame_indices of two frames for each clip; select videos first")
-    found: list[list[int]] = clips
-    return found
+    return clips
 
 
 def clip_prompts(selections: Sequence[Row], first: str = FIRST_CLIP_PROMPT, later: str = NEXT_CLIP_PROMPT) -> list[Row]:

@@ -153,7 +153,8 @@ def perturbed(kind: str, r: int, num_units: int, seed: int, key: str, others: Se
         num_units: Number of units.
         seed: With key, kind and r the address of the draw.
         key: The video's key.
-        others: Keys, each once, of the videos that may be seen in its place; its own is passed over.
+        others: Keys, each once, of the videos that may be seen in its place; its own is passed over. The one that is
+            drawn depends on all of them and on their order: with other videos asked about, another one is spliced in.
 
     Raises:
         NoPerturbation: If only the clean order can come out, or no other video is there where one is needed.

@@ -22,8 +22,10 @@ def units_of(unit: str, num_frames: int) -> int:
     """How many units a plan of `num_frames` frames has.
 
     Raises:
-        ValueError: If the unit is unknown, or its frames do not divide the plan's.
+        ValueError: If the unit is unknown, there is no frame, or a unit's frames do not divide the plan's.
     """
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be >= 1, got {num_frames}")
     if unit not in FRAMES_PER_UNIT:
         known = ", ".join(FRAMES_PER_UNIT)
         raise ValueError(f"unknown unit {unit!r} of a video; known: {known} (captions are perturbed by `pairs lists`)")

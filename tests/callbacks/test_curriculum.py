@@ -107,9 +107,9 @@ def test_orders_by_hand():
     assert all(sorted(order) == [2, 4, 8, 16] and order != [16, 8, 4, 2] for order in drawn)
 
 
-@pytest.mark.parametrize("max_steps", [-1, 5])
-def test_a_stage_is_a_pass_over_the_pairs_of_one_divisor_and_a_round_of_its_own(data, tmp_path, max_steps):
-    scheduler = curriculum()
+@pytest.mark.parametrize("max_steps, divisors", [(-1, DIVISORS), (5, None)])
+def test_a_stage_is_a_pass_over_the_pairs_of_one_divisor_and_a_round_of_its_own(data, tmp_path, max_steps, divisors):
+    scheduler = curriculum(divisors=divisors)  # null: all that the pairs have
     module, trainer = fit(tmp_path, data(), scheduler, max_steps=max_steps)
     assert scheduler.round_steps == [2, 1, 2] and trainer.global_step == trainer.max_steps == 5
     assert module.divisors_by_step == [{16}, {16}, {4}, {2}, {2}]
@@ -350,6 +350,7 @@ def test_what_cannot_go_together_is_refused_before_training(data, rows, tmp_path
         ({"divisors": [4, 1]}, "divisors must be different numbers >= 2"),
         ({"pacing": "random", "divisors": [4]}, "random needs two divisors"),
         ({"steps": [1, 2]}, r"one for each of \[16, 4, 2\], got \[1, 2\]"),
+        ({"steps": [1, 2], "divisors": None}, "needs divisors that it stands for"),
         ({"steps": 0}, "needs steps, epochs and max_rounds >= 1"),
         ({"epochs": 0}, "needs steps, epochs and max_rounds >= 1"),
         ({"bound": 0.0}, r"a bound in \(0, 1\]"),

@@ -38,6 +38,17 @@ def annotate(path, rows):
     return path
 
 
+def test_videos_alone_are_packed_without_records(tmp_path, folder):
+    packed = pack(folder, None, tmp_path / "out")
+    assert packed.overlay is None and (packed.num_videos, packed.num_records, packed.num_quarantined) == (3, 0, 1)
+    assert [sample.key for sample in Manifest.load(tmp_path / "out").samples] == ["1", "sub_2", "unused"]
+    assert not (tmp_path / "out" / "records.jsonl").exists()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "half.mp4").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"no video of .*bad can be used: the video does not decode"):
+        pack(tmp_path / "bad", None, tmp_path / "none")
+
+
 def test_every_video_is_a_sample_and_every_annotation_a_row(tmp_path, folder, clips):
     rows = [
         sft("1.mp4"),

@@ -71,6 +71,9 @@ def test_frames_that_cannot_be_shown_are_bad_samples(reader):
         see(reader, {"frame_indices": [0, 16]})
     with pytest.raises(BadSample, match="leave out start_s and end_s"):
         see(reader, {"frame_indices": [0, 1], "end_s": 1.0})
+    for sound in ({"use_audio": True}, {"audio": "a.wav"}):
+        with pytest.raises(BadSample, match="to which no stretch of sound belongs"):
+            see(reader, {"frame_indices": [0, 1]} | sound)
 
 
 def test_a_spliced_clip_is_its_own_but_for_the_places(clips, reader):

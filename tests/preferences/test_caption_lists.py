@@ -32,7 +32,13 @@ def test_a_clip_is_asked_about_beside_the_one_before():
     assert [row["prompt"] for row in rows] == [FIRST_CLIP_PROMPT, NEXT_CLIP_PROMPT, NEXT_CLIP_PROMPT]
     assert [row["id"] for row in rows] == [f"a/selected/clip-{n}" for n in range(3)]
     assert rows[2]["meta"] == {"clip": {"video": "a/selected", "number": 2, "total": 3}}
-    for meta in ({}, {"selection": {}}, {"selection": {"frame_indices": [[1, 2, 3]]}}):
+    for meta in (
+        {},
+        {"selection": {}},
+        {"selection": [1]},
+        {"selection": {"frame_indices": 4}},
+        {"selection": {"frame_indices": [[1, 2, 3]]}},
+    ):
         with pytest.raises(ValueError, match=r"a has no meta\.selection\.frame_indices"):
             clip_prompts([{"key": "a", "meta": meta}])
 
