@@ -2,12 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
-
-import torch
-from torch import Tensor
 
 from lit_vpo.atomic import read_lines
 from lit_vpo.metrics.captions import CaptionCounts
@@ -72,14 +69,6 @@ def is_right(row: Row) -> bool:
 def plain(text: str) -> str:
     """A text without case, white space and full stops."""
     return "".join(text.lower().replace(".", " ").split())
-
-
-def per_clip(keys: Sequence[str], ratios: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
-    """Sums over the rows of each clip, (clips,) float64 each: rows of one clip are not independent."""
-    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    sums = torch.zeros(len(place), 2, dtype=torch.float64)
-    sums.index_add_(0, torch.tensor([place[key] for key in keys]), torch.tensor(ratios, dtype=torch.float64))
-    return sums[:, 0], sums[:, 1]
 
 
 def models_of(rows: Iterable[Row]) -> list[Any]:
