@@ -17,6 +17,7 @@ from .resample import PreferenceResampler
 from .round_stop import RoundStop
 from .rounds import LoRAMergeReinit, ReferenceRefresh, RoundCallback
 from .step import StepCallback
+from .verbosity import Verbosity
 
 __all__ = [
     "BaseKL",
@@ -33,4 +34,5 @@ __all__ = [
     "RoundStop",
     "SavePretrained",
     "StepCallback",
+    "Verbosity",
 ]

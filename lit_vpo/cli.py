@@ -114,6 +114,10 @@ def _add_folders(data: Any) -> None:
     show.add_argument("--shards", metavar="DIR", help="where the videos are; default: the overlay's folder")
     show.add_argument("--n", type=int, default=20)
     show.add_argument("--out", default="pairs.html")
+    show.add_argument(
+        "--blind", action="store_true", help="hide which answer is chosen; a CSV to fill in goes beside the page"
+    )
+    show.add_argument("--seed", type=int, default=0, help="of the sides on a blind page; keep it from the raters")
     show.set_defaults(command=_show)
 
 
@@ -174,7 +178,7 @@ def _check(args: argparse.Namespace) -> int | None:
 def _show(args: argparse.Namespace) -> int | None:
     from lit_vpo.show import show
 
-    show(args.overlay, args.shards, args.n, args.out)
+    show(args.overlay, args.shards, args.n, args.out, args.blind, args.seed)
     return None
 
 

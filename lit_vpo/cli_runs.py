@@ -1,4 +1,4 @@
-"""`run`, `compare`, `score`, `curves` and `rounds` on the command line: recipes, and what came out of them."""
+"""`run`, and what reads its results: `compare`, `score`, `curves`, `rounds`, `verbosity` and `agreement`."""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,7 @@ def add_run(commands: Any) -> None:
 
 
 def add_results(commands: Any) -> None:
-    """Adds `compare`, `score`, `curves` and `rounds`."""
+    """Adds `compare`, `score`, `curves`, `rounds`, `verbosity` and `agreement`."""
     compare = commands.add_parser("compare", help="a table before/after with paired 95 %% intervals")
     compare.add_argument("before", help="generations, JSONL")
     compare.add_argument("after", nargs="+", help="generations for the same prompts; several are runs with other seeds")
@@ -53,6 +53,26 @@ def add_results(commands: Any) -> None:
     rounds.add_argument("--base", metavar="DIR", help="of a validate of the base: the point before the first round")
     rounds.add_argument("--out", help="default: rounds.png in the first RUN_DIR")
     rounds.set_defaults(command=_rounds)
+    _add_judging(commands)
+
+
+def _add_judging(commands: Any) -> None:
+    """What the verdicts of a run say about its answers and about its judge."""
+    verbosity = commands.add_parser("verbosity", help="PNG of answer lengths and judging by iteration, of several runs")
+    verbosity.add_argument(
+        "run_dirs", nargs="+", metavar="RUN_DIR", help="of a fit whose resampler judges, or of *.verdicts.jsonl"
+    )
+    verbosity.add_argument("--scorer", help="dotted path of a caption scorer: also draw how often the judge is right")
+    verbosity.add_argument("--out", help="default: verbosity.png in the first RUN_DIR; a .json goes beside it")
+    verbosity.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    verbosity.set_defaults(command=_verbosity)
+    agreement = commands.add_parser("agreement", help="how far a judge agrees with the exact one, or with people")
+    agreement.add_argument("files", nargs="+", metavar="FILE", help="verdicts; with --labels the pairs that were shown")
+    agreement.add_argument("--scorer", help="dotted path of a caption scorer: the exact event judge")
+    agreement.add_argument("--labels", metavar="CSV", help="the sheet of `data show --blind`, filled in")
+    agreement.add_argument("--out", help="where to write the table (.md; a .json goes beside it)")
+    agreement.add_argument("--seed", type=int, default=0, help="of the bootstrap, and of the blind page's sides")
+    agreement.set_defaults(command=_agreement)
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -123,4 +143,18 @@ def _rounds(args: argparse.Namespace) -> int | None:
     from lit_vpo.round_curves import plot_rounds
 
     plot_rounds(args.run_dirs, args.out, args.base)
+    return None
+
+
+def _verbosity(args: argparse.Namespace) -> int | None:
+    from lit_vpo.verbosity_curves import plot_verbosity
+
+    plot_verbosity(args.run_dirs, args.out, args.scorer, args.seed)
+    return None
+
+
+def _agreement(args: argparse.Namespace) -> int | None:
+    from lit_vpo.judge_agreement import judge_agreement
+
+    judge_agreement(args.files, args.scorer, args.labels, args.out, args.seed)
     return None

@@ -22,10 +22,9 @@ from lit_vpo.generations import (
     load_scorer,
     models_of,
     name_models,
-    per_clip,
     read_generations,
 )
-from lit_vpo.metrics.bootstrap import Interval, bootstrap_ratio, paired_bootstrap
+from lit_vpo.metrics.bootstrap import Interval, bootstrap_ratio, paired_bootstrap, per_clip
 from lit_vpo.protocols import CaptionScorer
 
 _INTERVALS = ", intervals"  # follows the statistic's name where captions of intervals are meant

@@ -2,12 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
-
-import torch
-from torch import Tensor
 
 from lit_vpo.atomic import read_lines
 from lit_vpo.metrics.answers import plain_answer
@@ -85,14 +82,6 @@ def is_right(row: Row) -> bool:
 def is_answered(row: Row) -> bool:
     """Whether the response is one of the options but for case, white space and full stops."""
     return plain_answer(row["response"]) in map(plain_answer, row["meta"]["options"])
-
-
-def per_clip(keys: Sequence[str], ratios: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
-    """Sums over the rows of each clip, (clips,) float64 each: rows of one clip are not independent."""
-    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    sums = torch.zeros(len(place), 2, dtype=torch.float64)
-    sums.index_add_(0, torch.tensor([place[key] for key in keys]), torch.tensor(ratios, dtype=torch.float64))
-    return sums[:, 0], sums[:, 1]
 
 
 def models_of(rows: Iterable[Row]) -> list[Any]:

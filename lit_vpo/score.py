@@ -21,10 +21,9 @@ from lit_vpo.generations import (
     load_scorer,
     models_of,
     name_models,
-    per_clip,
     read_generations,
 )
-from lit_vpo.metrics.bootstrap import Interval, bootstrap_ratio
+from lit_vpo.metrics.bootstrap import Interval, bootstrap_ratio, per_clip
 from lit_vpo.metrics.lengths import word_lengths
 from lit_vpo.protocols import CaptionScorer
 

@@ -1,5 +1,7 @@
 """A self-contained page of pairs: frames, prompt, chosen and rejected with the differing words marked, scores.
 
+Blind, it does not say which is which, and people say on a sheet which they find better.
+
 Nothing is fetched and nothing runs in it: images are data URIs, all text is escaped, a content policy forbids the rest.
 """
 
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from lit_vpo.preferences.blind import sides, write_sheet
 
 Row = Mapping[str, Any]
 _NUM_FRAMES = 8
@@ -31,7 +35,14 @@ h2 { font-size: 1em; margin: 0 } .facts { color: #666 }
 """
 
 
-def show(overlay: str, shards: str | None = None, n: int = 20, out: str = "pairs.html") -> None:
+def show(
+    overlay: str,
+    shards: str | None = None,
+    n: int = 20,
+    out: str = "pairs.html",
+    blind: bool = False,
+    seed: int = 0,
+) -> None:
     """Writes a page of the first pairs of an overlay.
 
     Args:
@@ -39,9 +50,13 @@ def show(overlay: str, shards: str | None = None, n: int = 20, out: str = "pairs
         shards: Folder of the videos; None means the overlay's folder.
         n: How many rows at most.
         out: The page.
+        blind: Hide which answer is chosen, and all else that is known of it; a sheet to fill in goes beside the page
+            (.csv), for `lit_vpo.judge_agreement`.
+        seed: With a pair's id the address of the side on which a blind page shows the chosen answer.
 
     Raises:
-        ValueError: If the overlay or the shards' manifest cannot be read.
+        ValueError: If the overlay or the shards' manifest cannot be read; blind, also if a row is no pair or the sheet
+            is there.
     """
     from lit_vpo.datamodules.check import num_frames_of
     from lit_vpo.datamodules.clips import ClipReader
@@ -66,8 +81,13 @@ def show(overlay: str, shards: str | None = None, n: int = 20, out: str = "pairs
         clip = ClipReader(reader, num_frames_of(record, _NUM_FRAMES)).clip(number, record)
         return None if clip is None else clip.frames
 
-    write_page([row_of(number) for number in range(len(reader))], out, frames_of)
-    print(f"{len(reader)} pairs: {out}")
+    rows = [row_of(number) for number in range(len(reader))]
+    if not blind:
+        write_page(rows, out, frames_of)
+        print(f"{len(rows)} pairs: {out}")
+        return
+    sheet = write_blind_page(rows, out, frames_of, seed)
+    print(f"{len(rows)} blind pairs: {out}; to fill in: {sheet}")
 
 
 def write_page(rows: Iterable[Row], out: str | Path, frames_of: Callable[[Row], Tensor | None]) -> None:
@@ -79,15 +99,47 @@ def write_page(rows: Iterable[Row], out: str | Path, frames_of: Callable[[Row], 
         frames_of: (T, 3, H, W) uint8 frames of a row's video, None for text alone. A ValueError (a video that cannot be
             decoded) is written in place of the frames.
     """
+    _write([_section(row, frames_of, ("chosen", "rejected"), _facts(row)) for row in rows], out)
+
+
+def write_blind_page(
+    rows: Iterable[Row], out: str | Path, frames_of: Callable[[Row], Tensor | None], seed: int
+) -> Path:
+    """Writes a page that depends on which answer is chosen by nothing but the side that is drawn for it.
+
+    Args:
+        rows: As for `write_page`.
+        out: The page; its folder is made.
+        frames_of: As for `write_page`.
+        seed: See `lit_vpo.preferences.blind.chosen_side`.
+
+    Returns:
+        The sheet to fill in, which it writes beside the page (.csv).
+
+    Raises:
+        ValueError: If a row lacks one of the two answers, or there is a sheet; then nothing is written.
+    """
+    rows, sheet = list(rows), Path(out).with_suffix(".csv")
+    single = [str(row.get("id")) for row in rows if not (row.get("chosen") and row.get("rejected"))]
+    if single:
+        raise ValueError(f"{len(single)} rows have no two answers to compare, such as {', '.join(single[:3])}")
+    if sheet == Path(out):
+        raise ValueError(f"{out} is where the sheet goes; give the page a name that ends in .html")
+    write_sheet(sheet, rows, seed)
+    blinded = [dict(row) | dict(zip("12", sides(row, seed), strict=True)) for row in rows]
+    _write([_section(row, frames_of, ("1", "2"), "") for row in blinded], out)
+    return sheet
+
+
+def _write(sections: Iterable[str], out: str | Path) -> None:
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sections = [_section(row, frames_of) for row in rows]
     path.write_text(_HEAD + "".join(sections) + "</body></html>\n", encoding="utf-8")
 
 
-def mark_differences(chosen: str, rejected: str) -> tuple[str, str]:
+def mark_differences(first: str, second: str) -> tuple[str, str]:
     """Both texts as HTML with the words that the other one does not have there in `<mark>`."""
-    words = chosen.split(), rejected.split()
+    words = first.split(), second.split()
     parts: tuple[list[str], list[str]] = ([], [])
     for tag, a, b, c, d in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
         for side, (start, end) in enumerate(((a, b), (c, d))):
@@ -115,8 +167,9 @@ def strip(frames: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _section(row: Row, frames_of: Callable[[Row], Tensor | None]) -> str:
-    chosen, rejected = mark_differences(row.get("chosen") or "", row.get("rejected") or "")
+def _section(row: Row, frames_of: Callable[[Row], Tensor | None], names: tuple[str, str], facts: str) -> str:
+    """One pair; its answers stand in the fields of these names, and under them on the page."""
+    first, second = mark_differences(*(row.get(name) or "" for name in names))
     try:
         frames = frames_of(row)
         picture = "<p>text alone</p>" if frames is None else f'<img alt="frames" src="{strip(frames)}">'
@@ -124,11 +177,11 @@ def _section(row: Row, frames_of: Callable[[Row], Tensor | None]) -> str:
         picture = f"<p>no frames: {escape(str(error))}</p>"
     return f"""<section>
 <h2>{escape(str(row.get("id", "")))}</h2>
-<div class="facts">{_facts(row)}</div>
+<div class="facts">{facts}</div>
 {picture}
 <p>{escape(row.get("prompt") or "")}</p>
-<div class="texts"><div class="chosen"><b>chosen</b><p>{chosen}</p></div>
-<div class="rejected"><b>rejected</b><p>{rejected}</p></div></div>
+<div class="texts"><div class="{names[0]}"><b>{names[0]}</b><p>{first}</p></div>
+<div class="{names[1]}"><b>{names[1]}</b><p>{second}</p></div></div>
 </section>
 """
 

@@ -79,3 +79,21 @@ def make_batch():
         return Collator(PROCESSORS[name], kind, **options)(examples)
 
     return make
+
+
+@pytest.fixture
+def make_verdict():
+    """Verdict rows of two answers: by choices of both orders, or by the reason why nobody was asked."""
+
+    def make(name, answers, choices=(1, 1), reason=None, **more):
+        first, second = choices
+        if reason is None:
+            unread = None in choices
+            reason = "unparsable" if unread else "inconsistent" if first != second else None
+        row = {"key": name, "id": name, "prompt": "What happens?", "iteration": 1, "context": "A star spins."}
+        row |= {"context_prev": None, "answers": list(answers), "finished": [True, True], "reason": reason}
+        row |= {"choice": first if reason is None else None, "choices": list(choices), "raw": ["", ""], "scores": None}
+        row |= {"lengths": [len(text.split()) for text in answers], "judge": {"judge": "self"}, "model": "abc"}
+        return row | {"sampling": {}} | more
+
+    return make

@@ -51,6 +51,8 @@ FLOORS = {
         "score",
         "curves",
         "round_curves",
+        "verbosity_curves",
+        "judge_agreement",
         "generations",
         "export",
         "video_scan",

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_vpo.show import mark_differences, show, strip, write_page
+from lit_vpo.preferences.blind import chosen_side
+from lit_vpo.show import mark_differences, show, strip, write_blind_page, write_page
 
 ROW = {
     "id": "a/reverse-4",
@@ -87,6 +88,38 @@ def test_no_text_becomes_markup(tmp_path, field):
     page = (tmp_path / "pairs.html").read_text(encoding="utf-8")
     assert "<script" not in page and '"onload' not in page
     assert "&lt;script&gt;" in page
+
+
+def test_a_blind_page_is_the_same_whichever_answer_is_chosen(tmp_path):
+    """It depends on the texts on its sides alone: with the answers exchanged and the other side drawn it is equal."""
+    seeds = {chosen_side(seed, ROW["id"]): seed for seed in range(20)}
+    exchanged = ROW | {"chosen": ROW["rejected"], "rejected": ROW["chosen"]}
+    for row, side in ((ROW, 1), (exchanged, 2)):
+        write_blind_page([row], tmp_path / f"{side}.html", frames_of, seeds[side])
+    page = (tmp_path / "1.html").read_text(encoding="utf-8")
+    assert page == (tmp_path / "2.html").read_text(encoding="utf-8")
+    assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
+    texts = [re.sub("<[^>]*>", "", side) for side in re.findall(r"<b>[12]</b><p>(.*?)</p>", page)]
+    assert texts == [ROW["chosen"], ROW["rejected"]]
+    body = page[page.index("<body>") :]
+    for told in ("chosen", "rejected", "perturbation", "difficulty", "margin"):
+        assert told not in body
+
+
+def test_blind_pages_need_two_answers_and_room_for_the_sheet(tmp_path):
+    with pytest.raises(ValueError, match="1 rows have no two answers to compare, such as a/reverse-4"):
+        write_blind_page([{**ROW, "rejected": ""}], tmp_path / "p.html", frames_of, 0)
+    with pytest.raises(ValueError, match=r"give the page a name that ends in \.html"):
+        write_blind_page([ROW], tmp_path / "p.csv", frames_of, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sheet_that_may_be_filled_in_keeps_its_page(tmp_path):
+    write_blind_page([ROW], tmp_path / "p.html", frames_of, 0)
+    page = (tmp_path / "p.html").read_bytes()
+    with pytest.raises(ValueError, match="may hold answers"):
+        write_blind_page([{**ROW, "prompt": "?"}], tmp_path / "p.html", frames_of, 1)
+    assert (tmp_path / "p.html").read_bytes() == page
 
 
 def test_a_video_that_does_not_decode_says_so_in_its_place(tmp_path):

@@ -75,6 +75,22 @@ def paired_bootstrap(
     return _bootstrap([_table(*before), _table(*after)], seed, num_resamples, confidence)
 
 
+def per_clip(keys: Sequence[str], ratios: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
+    """Numerators and denominators summed over the rows of each clip, whose rows are not independent.
+
+    Args:
+        keys: The clip of each row.
+        ratios: Numerator and denominator of each row.
+
+    Returns:
+        (clips,) float64 each, clips in the order of their first rows.
+    """
+    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    sums = torch.zeros(len(place), 2, dtype=torch.float64)
+    sums.index_add_(0, torch.tensor([place[key] for key in keys]), torch.tensor(ratios, dtype=torch.float64))
+    return sums[:, 0], sums[:, 1]
+
+
 def resampled_clips(num_clips: int, num_resamples: int, seed: int) -> Iterator[Tensor]:
     """The draws, in chunks (resamples, num_clips) of int32 clip numbers; a function of its arguments alone."""
     generator = torch.Generator().manual_seed(seed)
