@@ -5,8 +5,19 @@ and counts their errors, `noise` gives captions bad habits, `tasks` makes instru
 disk.
 """
 
+from .language import true_caption
 from .noise import HABITS, Noise, noisy_caption
 from .parsing import parse, score_caption
 from .scene import Event, Scene, sample_scene
 
-__all__ = ["HABITS", "Event", "Noise", "Scene", "noisy_caption", "parse", "sample_scene", "score_caption"]
+__all__ = [
+    "HABITS",
+    "Event",
+    "Noise",
+    "Scene",
+    "noisy_caption",
+    "parse",
+    "sample_scene",
+    "score_caption",
+    "true_caption",
+]
