@@ -13,7 +13,8 @@ from .generations import GenerationWriter
 from .memory import MemoryReport
 from .pair_table import PairTable
 from .pretrained import SavePretrained
-from .resample import PreferenceResampler
+from .resample import PreferenceResampler, Resampler
+from .retrospection import SelfRetrospectiveResampler
 from .round_stop import RoundStop
 from .rounds import LoRAMergeReinit, ReferenceRefresh, RoundCallback
 from .step import StepCallback
@@ -30,9 +31,11 @@ __all__ = [
     "PairTable",
     "PreferenceResampler",
     "ReferenceRefresh",
+    "Resampler",
     "RoundCallback",
     "RoundStop",
     "SavePretrained",
+    "SelfRetrospectiveResampler",
     "StepCallback",
     "Verbosity",
 ]

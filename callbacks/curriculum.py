@@ -12,7 +12,7 @@ from lit_vpo.protocols import HasDifficulty, HasMargins
 from lit_vpo.randomness import generator
 
 from .difficulty import DifficultyLog
-from .resample import PreferenceResampler
+from .resample import Resampler
 from .rounds import RoundCallback
 
 Pacing = Literal["staged", "competence", "none", "reverse", "random"]
@@ -41,7 +41,7 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
 
     Raises:
         ValueError: At construction for settings out of range. In `setup` for data without divisors or with an empty
-            stage, for a `trainer.max_steps` that is not the stages' sum, or beside `PreferenceResampler`. On resuming
+            stage, for a `trainer.max_steps` that is not the stages' sum, or beside a `Resampler`. On resuming
             with another curriculum.
     """
 
@@ -94,10 +94,10 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if any(isinstance(callback, PreferenceResampler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            raise ValueError(
-                "CurriculumScheduler and PreferenceResampler both say what the next round trains on; leave out one"
-            )
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(other, Resampler):
+                names = f"CurriculumScheduler and {type(other).__name__}"
+                raise ValueError(f"{names} both say what the next round trains on; leave out one")
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._begin(trainer, pl_module, trainer.datamodule)  # type: ignore[attr-defined]

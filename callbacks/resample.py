@@ -1,30 +1,112 @@
 """New pairs at a round's end: the policy answers, a judge counts, the best and the worst answer are the pair."""
 
-import json
 import time
+from abc import abstractmethod
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from rich.progress import track
 from typing_extensions import override
 
-from lit_vpo.atomic import append_line, read_whole_lines, write_lines
 from lit_vpo.preferences.candidates import select_pairs
 from lit_vpo.preferences.judges import Judge
 from lit_vpo.protocols import HasCandidates, HasRounds
 
+from .round_sampling import RoundSampling
 from .rounds import RoundCallback
 
+Row: TypeAlias = dict[str, Any]
 
-class PreferenceResampler(RoundCallback):
-    """Samples candidates from the current policy, selects pairs, and lets training go on with them.
 
-    Candidates and pairs of round k lie in `<default_root_dir>/rounds/k/`. A run that was killed while it sampled goes
-    on with the first batch that is not there whole.
+class Resampler(RoundCallback):
+    """Base of the callbacks that make new pairs with the current policy, and let training go on with them.
+
+    What round k is made of lies in `<default_root_dir>/rounds/k/`. A run that was killed while it sampled goes on with
+    the first batch that is not there whole.
+
+    Raises:
+        ValueError: In `setup` without prompts, or where the weights are not on every rank (then sample with `predict`,
+            or `pairs sample` from a server, between two runs).
+    """
+
+    advice: ClassVar[str] = "sample more prompts"  # to who has no pair
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self.started = time.monotonic()
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, HasCandidates):
+            raise ValueError(f"{type(self).__name__} needs prompts: use RoundPreferenceDataModule with `candidates`")
+        data.check_candidates()
+        if type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
+            raise ValueError(
+                f"{type(self).__name__} generates inside fit, which needs all weights on every rank; with a sharded "
+                "strategy train one round per run and sample between them with `predict` (num_candidates), or with "
+                "`pairs sample` from a server of the exported policy"
+            )
+
+    @override
+    def plan(self, module: HasRounds) -> None:
+        module.plan_boundary()
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.monotonic()
+
+    @override
+    def on_round_end(self, trainer: Trainer, module: LightningModule, round_index: int) -> None:
+        if trainer.global_step >= trainer.max_steps > 0:
+            return  # nobody would train on them
+        self.resample(trainer, module, round_index)
+
+    def resample(self, trainer: Trainer, module: LightningModule, round_index: int) -> None:
+        """Make a round's pairs and train on them from the next batch on.
+
+        Raises:
+            ValueError: If no rank has a pair.
+        """
+        sampling = RoundSampling(trainer, module, round_index)
+        pairs, dropped = self.make_pairs(sampling)
+        number = torch.tensor(float(len(pairs)), device=module.device)
+        if not trainer.strategy.reduce(number, reduce_op="sum"):
+            reasons = dict(Counter(row["reason"] for row in dropped))
+            raise ValueError(f"round {round_index} has no pair: {reasons}; {self.advice}")
+        path = str(sampling.folder / "pairs.jsonl")
+        path = sampling.data.write_pairs(path, pairs, trainer.global_rank, trainer.world_size)
+        trainer.strategy.barrier("pairs")
+        sampling.data.begin_round(path, round_index)
+        self._report(sampling, len(pairs), dropped)
+
+    @abstractmethod
+    def make_pairs(self, sampling: RoundSampling) -> tuple[list[Row], list[Row]]:
+        """This rank's pairs, as overlay rows, and its prompts without one: {prompt_id, key, reason}."""
+
+    def _report(self, sampling: RoundSampling, num_pairs: int, dropped: list[Row]) -> None:
+        seconds = time.monotonic() - sampling.begun
+        self.seconds += seconds
+        share = self.seconds / (time.monotonic() - self.started)
+        values = {"pairs": num_pairs, "dropped": len(dropped), "sampling_share": share}
+        values["tokens_per_second"] = sampling.tokens / seconds
+        logged = {f"round/{name}": float(value) for name, value in values.items()}
+        if sampling.round_index:
+            sampling.module.log_dict({name: torch.tensor(value) for name, value in logged.items()})
+        for logger in () if sampling.round_index else sampling.trainer.loggers:
+            logger.log_metrics(logged, 0)  # before the first step Lightning would keep them until the epoch's end
+        reasons = dict(Counter(row["reason"] for row in dropped))
+        rank_zero_info(f"round {sampling.round_index}: {num_pairs} pairs; prompts without one: {reasons}")
+
+
+class PreferenceResampler(Resampler):
+    """Samples candidates from the current policy and pairs the best with the worst, by a judge that counts errors.
 
     Args:
         judge: Counts the candidates' errors.
@@ -34,9 +116,10 @@ class PreferenceResampler(RoundCallback):
         margin: See `lit_vpo.preferences.candidates.select_pairs`.
 
     Raises:
-        ValueError: At construction for settings out of range; in `setup` without prompts, or where the weights are not
-            on every rank (then sample with `predict`, or `pairs sample` from a server, between two runs).
+        ValueError: At construction for settings out of range; in `setup` as `Resampler`.
     """
+
+    advice: ClassVar[str] = "lower the margin, or sample more candidates or prompts"
 
     def __init__(
         self,
@@ -54,78 +137,8 @@ class PreferenceResampler(RoundCallback):
             )
         self.judge, self.num_candidates, self.margin = judge, num_candidates, margin
         self.temperature, self.top_p = temperature, top_p
-        self.seconds = 0.0
-        self.started = time.monotonic()
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, HasCandidates):
-            raise ValueError("PreferenceResampler needs prompts: use RoundPreferenceDataModule with `candidates`")
-        data.check_candidates()
-        if type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
-            raise ValueError(
-                "PreferenceResampler generates inside fit, which needs all weights on every rank; with a sharded "
-                "strategy train one round per run and sample between them with `predict` (num_candidates), or with "
-                "`pairs sample` from a server of the exported policy"
-            )
-
-    @override
-    def plan(self, module: HasRounds) -> None:
-        module.plan_boundary()
-
-    @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started = time.monotonic()
-
-    @override
-    def on_round_end(self, trainer: Trainer, module: LightningModule, round_index: int) -> None:
-        if trainer.global_step >= trainer.max_steps > 0:
-            return  # nobody would train on them
-        begun = time.monotonic()
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.default_root_dir) / "rounds" / str(round_index)
-        rows, tokens = self._sample(trainer, module, data, folder, round_index)
-        pairs, dropped = select_pairs(rows, self.judge, self.margin, round_index)
-        if not pairs:
-            reasons = dict(Counter(row["reason"] for row in dropped))
-            raise ValueError(
-                f"round {round_index} has no pair: {reasons}; lower the margin, or sample more candidates or prompts"
-            )
-        path = data.write_pairs(str(folder / "pairs.jsonl"), pairs, trainer.global_rank, trainer.world_size)
-        trainer.strategy.barrier("pairs")
-        data.begin_round(path, round_index)
-        self._report(module, round_index, len(pairs), dropped, tokens, time.monotonic() - begun)
-
-    def _sample(
-        self, trainer: Trainer, module: Any, data: HasCandidates, folder: Path, round_index: int
-    ) -> tuple[list[dict[str, Any]], int]:
-        """All candidates of this rank, those of an earlier life of the run among them; and how many tokens are new."""
-        path = folder / f"candidates.{trainer.global_rank}-{trainer.world_size}.jsonl"
-        known = map(json.loads, read_whole_lines(path))
-        rows = [row for row in known if row["model"] == module.policy_identity]
-        write_lines(path, map(json.dumps, rows))
-        done = {row["prompt_id"] for row in rows}
-        loader = data.candidate_loader(round_index, done, trainer.global_rank, trainer.world_size)
-        tokens, tokenizer = 0, module.processor.tokenizer
-        for batch in track(loader, f"round {round_index}: candidates", disable=trainer.global_rank > 0):
-            batch = module.transfer_batch_to_device(batch, module.device, 0)
-            new = module.candidates(batch, self.num_candidates, self.temperature, self.top_p)
-            rows += new
-            append_line(path, "\n".join(map(json.dumps, new)))
-            tokens += sum(map(len, tokenizer([row["response"] for row in new])["input_ids"]))
-        return rows, tokens
-
-    def _report(
-        self, module: LightningModule, round_index: int, num_pairs: int, dropped: list[Any], tokens: int, seconds: float
-    ) -> None:
-        self.seconds += seconds
-        share = self.seconds / (time.monotonic() - self.started)
-        values = {"pairs": num_pairs, "dropped": len(dropped), "sampling_share": share}
-        values["tokens_per_second"] = tokens / seconds
-        module.log_dict({f"round/{name}": torch.tensor(float(value)) for name, value in values.items()})
-        reasons = dict(Counter(row["reason"] for row in dropped))
-        rank_zero_info(f"round {round_index}: {num_pairs} pairs; prompts without one: {reasons}")
+    def make_pairs(self, sampling: RoundSampling) -> tuple[list[Row], list[Row]]:
+        rows = sampling.candidates(self.num_candidates, self.temperature, self.top_p)
+        return select_pairs(rows, self.judge, self.margin, sampling.round_index)

@@ -1,6 +1,8 @@
 """What the data modules share: sources, loaders, and the processor of the model that will read them."""
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning import LightningDataModule
@@ -39,6 +41,7 @@ class VideoShardDataModule(LightningDataModule):
         test_prompts: Rows to caption during testing.
         test_questions: Questions to score during testing.
         predict: Rows whose prompts are answered by ``predict``.
+        predict_questions: Questions whose options ``predict`` scores, in place of ``predict``.
         num_frames: Frames of every clip.
         size: Short side of the frames in pixels; null keeps the video's own.
         sampling: Which frames to look at: a class of ``lit_vpo.datamodules.sampling``, or the name of a rule there;
@@ -81,6 +84,7 @@ class VideoShardDataModule(LightningDataModule):
         test_prompts: Source | None = None,
         test_questions: Source | None = None,
         predict: Source | None = None,
+        predict_questions: Source | None = None,
         num_frames: int = 16,
         size: int | None = None,
         sampling: Sampling | str | None = None,
@@ -123,6 +127,7 @@ class VideoShardDataModule(LightningDataModule):
             "test_prompts": test_prompts,
             "test_questions": test_questions,
             "predict": predict,
+            "predict_questions": predict_questions,
         }
         check_backend(backend)
         self.num_frames, self.size, self.backend = num_frames, size, backend
@@ -205,7 +210,9 @@ class VideoShardDataModule(LightningDataModule):
         return self._evaluation("test")
 
     def predict_dataloader(self) -> ShardLoader:
-        """Prompts to answer."""
+        """Prompts to answer, or questions to score."""
+        if self.sources["predict_questions"] is not None:
+            return self._loader("predict_questions", self._collator("question"), evaluation=True)
         return self._loader("predict", self._collator("prompt"), evaluation=True)
 
     def train_collator(self) -> Collator:
@@ -223,22 +230,16 @@ class VideoShardDataModule(LightningDataModule):
             self.processor = load_processor(self.model)
 
     def _evaluation(self, stage: str) -> list[ShardLoader]:
-        collators = {
+        collators: dict[str, Callable[[], Collator]] = {
             stage: self.train_collator,
-            f"{stage}_prompts": self._prompts,
-            f"{stage}_questions": self._questions,
+            f"{stage}_prompts": partial(self._collator, "prompt"),
+            f"{stage}_questions": partial(self._collator, "question"),
         }
         return [
             self._loader(name, collator(), evaluation=True)
             for name, collator in collators.items()
             if self.sources[name] is not None
         ]
-
-    def _prompts(self) -> Collator:
-        return self._collator("prompt")
-
-    def _questions(self) -> Collator:
-        return self._collator("question")
 
     def _loader(self, name: str, collator: Collator, evaluation: bool) -> ShardLoader:
         source = self.sources[name]
@@ -261,13 +262,15 @@ class VideoShardDataModule(LightningDataModule):
         reader, mix = self._read(source)
         return self._over(reader, mix, collator, evaluation)
 
-    def _over(self, reader: RecordReader, mix: Mix | None, collator: Collator, evaluation: bool) -> ShardLoader:
+    def _over(
+        self, reader: RecordReader, mix: Mix | None, collator: Collator, evaluation: bool, batch_size: int | None = None
+    ) -> ShardLoader:
         trainer = self.trainer
         rank, world = self._place(evaluation)
         return ShardLoader(
             reader,
             collator,
-            batch_size=self.eval_batch_size if evaluation else self.batch_size,
+            batch_size=batch_size or (self.eval_batch_size if evaluation else self.batch_size),
             num_frames=self.num_frames,
             size=self.size,
             seed=self.seed,

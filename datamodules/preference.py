@@ -79,6 +79,8 @@ class PreferenceDataModule(VideoShardDataModule):
     def _clip_reader(self, reader: RecordReader, evaluation: bool, blank: bool = False) -> ClipReader:
         return super()._clip_reader(reader, evaluation, blank or (self.blank_videos and not evaluation))
 
-    def _over(self, reader: RecordReader, mix: Mix | None, collator: Collator, evaluation: bool) -> ShardLoader:
-        shuffles = self.shuffle_labels and not evaluation
-        return super()._over(reader.with_shuffled_labels(self.seed) if shuffles else reader, mix, collator, evaluation)
+    def _over(
+        self, reader: RecordReader, mix: Mix | None, collator: Collator, evaluation: bool, batch_size: int | None = None
+    ) -> ShardLoader:
+        shown = reader.with_shuffled_labels(self.seed) if self.shuffle_labels and not evaluation else reader
+        return super()._over(shown, mix, collator, evaluation, batch_size)

@@ -1,7 +1,7 @@
 """Data for training in rounds: pairs that are replaced where a round ends, and the prompts that new ones come from."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class RoundPreferenceDataModule(SwitchedDataModule):
         """Prompts whose answers make the pairs of a round, in batches that do not depend on what was done before.
 
         Args:
-            round_index: Rounds that have ended, 1 or more.
+            round_index: Rounds that have ended; 0 before the first.
             done: Ids of prompts that are answered already; a batch all of which is done is left out.
             rank: This process; it takes batches ``rank``, ``rank + world``, ...
             world: Processes.
@@ -70,15 +70,52 @@ class RoundPreferenceDataModule(SwitchedDataModule):
         """
         assert self.candidates is not None
         reader, mix = self._read(self.candidates)
-        rows = self._prompts_of(reader, mix, round_index)
-        size = self.eval_batch_size
+        return self._asking(reader, self._prompts_of(reader, mix, round_index), done, rank, world)
+
+    def prompt_loader(
+        self,
+        rows: Sequence[dict[str, Any]],
+        done: Collection[str] = (),
+        rank: int = 0,
+        world: int = 1,
+        questions: bool = False,
+        together: int = 1,
+    ) -> Any:
+        """Further prompts about the candidates' videos, in batches as those of :meth:`candidate_loader`.
+
+        Args:
+            rows: Overlay rows with ids.
+            done: See there.
+            rank: See there.
+            world: See there.
+            questions: Score their ``meta.options`` in place of answering them.
+            together: Rows that follow each other and stand in one batch, where they share their video.
+
+        """
+        assert self.candidates is not None
+        reader, _ = self._read(replace(self.candidates, overlay=None, annotations=None, limit=None))
+        return self._asking(reader, rows, done, rank, world, questions, together)
+
+    def _asking(
+        self,
+        reader: RecordReader,
+        rows: Sequence[dict[str, Any]],
+        done: Collection[str],
+        rank: int,
+        world: int,
+        questions: bool = False,
+        together: int = 1,
+    ) -> Any:
+        """A loader of a rank's share of rows, on the videos of a reader."""
+        assert self.candidates is not None
+        size = -(-self.eval_batch_size // together) * together
         batches = [rows[start : start + size] for start in range(0, len(rows), size)][rank::world]
         # a batch is answered whole or not at all: what is sampled together never changes
         kept = [row for batch in batches if not all(row["id"] in done for row in batch) for row in batch]
         if not kept:
             return []
         subset = RecordReader(reader.manifest, Overlay(tuple(kept)), None, self.candidates.store)
-        return self._over(subset, None, self._prompts(), evaluation=True)
+        return self._over(subset, None, self._collator("question" if questions else "prompt"), True, size)
 
     def _prompts_of(self, reader: RecordReader, mix: Mix | None, round_index: int) -> list[dict[str, Any]]:
         """The rows that a round asks about, the overlays' in turn."""

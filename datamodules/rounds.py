@@ -41,10 +41,14 @@ class RoundLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # not a generator itself: the loader must hear of the new epoch now, see Position
+        self._switched = False
         return self._until_switched(iter(self.loader))
 
     def _until_switched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        self._switched = False
+        if (
+            self._switched
+        ):  # before the first batch: where training starts, Lightning has asked for the iterator already
+            batches, self._switched = iter(self.loader), False
         for batch in batches:
             yield batch
             if self._switched:

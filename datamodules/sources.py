@@ -1,5 +1,6 @@
 """Where the rows of each stage come from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ STAGES = {
     "fit": ("train", "val", "val_prompts", "val_questions"),
     "validate": ("val", "val_prompts", "val_questions"),
     "test": ("test", "test_prompts", "test_questions"),
-    "predict": ("predict",),
+    "predict": ("predict", "predict_questions"),
 }
 
 
@@ -46,7 +47,7 @@ class Source:
 
 
 def check_sources(sources: dict[str, Source | None], stage: str) -> None:
-    """Refuse a stage without a source of its own, one whose folder is not there, or a cache too small for its shards.
+    """Refuse a stage without sources of its own, or with two for one file; folders not there; caches too small.
 
     Raises:
         ValueError: It names the option.
@@ -54,8 +55,9 @@ def check_sources(sources: dict[str, Source | None], stage: str) -> None:
     """
     needed = ["train"] if stage == "fit" else list(sources)
     if all(sources[name] is None for name in needed):
-        names = " or ".join(f"data.{name}" for name in needed)
-        raise ValueError(f"{stage} needs {names}; give it as {needed[0]}: {{shards: FOLDER}}")
+        raise ValueError(f"{stage} needs {_options(needed)}; give it as {needed[0]}: {{shards: FOLDER}}")
+    if stage == "predict" and None not in sources.values():
+        raise ValueError(f"predict answers prompts or scores questions: leave out {_options(sources)}")
     for name, source in sources.items():
         if source is not None and not Path(source.shards).is_dir():
             raise ValueError(
@@ -64,3 +66,7 @@ def check_sources(sources: dict[str, Source | None], stage: str) -> None:
             )
         if source is not None and isinstance(source.store, ColdStore):
             source.store.check_sizes(shard_sizes(source.shards))
+
+
+def _options(names: Iterable[str]) -> str:
+    return " or ".join(f"data.{name}" for name in names)

@@ -109,6 +109,17 @@ class HasCandidates(Protocol):
     def candidate_loader(self, round_index: int, done: Collection[str] = (), rank: int = 0, world: int = 1) -> Any:
         """Batches of a round's prompts on a rank, but for those that are done."""
 
+    def prompt_loader(
+        self,
+        rows: Sequence[dict[str, Any]],
+        done: Collection[str] = (),
+        rank: int = 0,
+        world: int = 1,
+        questions: bool = False,
+        together: int = 1,
+    ) -> Any:
+        """Batches of further prompts about the same videos, or of questions whose options are scored."""
+
     def write_pairs(self, path: str, pairs: list[dict[str, Any]], rank: int, world: int) -> str:
         """Write a rank's pairs as (a part of) an overlay; returns the name of the whole."""
 

@@ -22,6 +22,7 @@ EXACT = {
     "class_path": "lit_vpo.preferences.judges.ExactJudge",
     "init_args": {"scorer": "lit_vpo.datamodules.motion_world.score_caption"},
 }
+RANDOM = "lit_vpo.preferences.judges.RandomJudge"
 TINY = {"qwen2_5_vl": "tiny_qwen2_5_vl", "llava_onevision": "tiny_llava_onevision"}
 
 
@@ -81,8 +82,10 @@ def writes_elsewhere(config, tmp_path):
     for callback in config["trainer"]["callbacks"]:
         if "path" in callback.get("init_args", {}):
             callback["init_args"]["path"] = str(tmp_path / "written")
-        if "judge" in callback.get("init_args", {}):  # a judge of one's own stands there
+        if callback["class_path"] == "PreferenceResampler":  # a judge of one's own stands there
             callback["init_args"]["judge"] = EXACT
+        if callback["class_path"] == "SelfRetrospectiveResampler":  # tiny models prefer a place, whatever stands there
+            callback["init_args"] |= {"judge": {"class_path": RANDOM}, "min_pairs": 1}
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"]["every_n_train_steps"] = 1
     return config
@@ -168,6 +171,31 @@ def test_the_controls_of_mrdpo_differ_from_it_in_what_they_say_alone(monkeypatch
         "neither": {boundary: "lightning.pytorch.Callback"},
         "dpo_one_round": {"ce_weight": 0.0, "round_steps": 400},
         "dpo_neither": {"ce_weight": 0.0, boundary: "lightning.pytorch.Callback"},
+    }
+
+
+def test_the_controls_of_isr_differ_from_it_in_who_judges_and_by_what_alone(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    configs = {}
+    for stage in read_recipe(ROOT / "experiments" / "motion_world" / "isr.yaml", seeds="0")[1]:
+        if stage.name == "iterations":
+            with pytest.raises(SystemExit):
+                main([*stage.words, "--print_config"])
+            configs[stage.out.name.removesuffix("-0")] = flat(yaml.safe_load(capsys.readouterr().out))
+    base = configs["isr"]
+    changed = {
+        arm: {name.split("init_args.")[-1]: value for name, value in config.items() if base.get(name, "") != value}
+        for arm, config in configs.items()
+    }
+    judges, read_nothing = "lit_vpo.preferences.judges", {"context": "none"}
+    assert {arm: {name: value for name, value in own.items() if name != "run_dir"} for arm, own in changed.items()} == {
+        "isr": {},
+        "self_rewarding": read_nothing,
+        "stale": {"context": "stale"},
+        "other": {"context": "other"},
+        "oracle": {"context": "oracle"},
+        "random": read_nothing | {"judge.class_path": f"{judges}.RandomJudge", "seed": 0},
+        "longer": read_nothing | {"judge.class_path": f"{judges}.LongerWins"},
     }
 
 

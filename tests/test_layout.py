@@ -39,6 +39,7 @@ FLOORS = {
         "lightning_cli",
         "checkpoint_io",
         "pair_commands",
+        "judging_commands",
         "pair_sampling",
         "prompt_commands",
         "recipe",

@@ -5,6 +5,7 @@ and counts their errors, `noise` gives captions bad habits, `tasks` makes instru
 disk.
 """
 
+from .language import true_caption
 from .noise import HABITS, Noise, noisy_caption
 from .parsing import parse, score_caption, score_reversed_acts
 from .scene import Event, Scene, sample_scene
@@ -19,4 +20,5 @@ __all__ = [
     "sample_scene",
     "score_caption",
     "score_reversed_acts",
+    "true_caption",
 ]

@@ -98,6 +98,11 @@ def details(scene: Scene) -> list[str]:
     ]
 
 
+def true_caption(record: dict[str, Any]) -> str:
+    """A record's visible events as the plain caption of its whole clip, whatever its prompt asks about."""
+    return " ".join(sentences([e["text"] for e in record["events"] if e["modality"] == "visual"])) or NOTHING
+
+
 def event_rows(scene: Scene) -> list[dict[str, Any]]:
     """The record's `events`: text, start_s, end_s, modality, visual and audio together in order of start."""
     events = scene.of(("visual", "audio"))

@@ -127,6 +127,17 @@ class VideoLMModule(PolicyModule):
         pairs = zip(batch["records"], groups, strict=True)
         return [row for record, group in pairs for row in answer_rows(record, group)]
 
+    @torch.no_grad()
+    def choices(self, batch: QuestionBatch) -> list[dict[str, Any]]:
+        """Each question's record with `option_logps` and the likeliest option as its `response`; nothing is drawn."""
+        scores = self.logps(batch, self.encode(batch)).sums
+        rows = []
+        for number, record in enumerate(batch["records"]):
+            logps = scores[batch["question_index"] == number]
+            response = record["meta"]["options"][int(logps.argmax())]
+            rows.append(record | {"response": response, "finished": True, "option_logps": logps.tolist()})
+        return rows
+
     @override
     def on_predict_start(self) -> None:
         self.model_identity = {"name": self.model, "hash": self.policy_hash(), "base": self.base_hash}
@@ -143,8 +154,12 @@ class VideoLMModule(PolicyModule):
         return {"model": self.model_identity, "sampling": settings}
 
     @override
-    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+    def predict_step(
+        self, batch: PromptBatch | QuestionBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> list[dict[str, Any]]:
         identity = self.generation_identity()
+        if batch["kind"] == "question":
+            return [row | identity for row in self.choices(batch)]
         return [row | identity for row in self.generations(batch, self.num_candidates)]
 
     @override

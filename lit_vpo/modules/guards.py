@@ -159,7 +159,7 @@ def check_rows(batch: Any, features: list[Tensor], config: Any, needs_token_type
     if longest > most:
         raise ValueError(
             f"a row of {longest} tokens is longer than the model's {most} positions; lower num_frames or size (videos "
-            f"take {max(lengths)} tokens here), or leave out the longest responses"
+            f"take {max(lengths)} tokens here), leave out the longest responses, or shorten contexts (max_new_tokens)"
         )
     if needs_token_types and features and "mm_token_type_ids" not in batch:
         raise ValueError(

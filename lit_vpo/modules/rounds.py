@@ -171,14 +171,14 @@ class RoundsModule(ReferencedModule):
         rank_zero_info(f"round {self.round}: reference {self.reference_hash()[:12]}")
 
     def candidates(
-        self, batch: PromptBatch, num_candidates: int, temperature: float, top_p: float
+        self, batch: PromptBatch, num_candidates: int, temperature: float | None, top_p: float
     ) -> list[dict[str, Any]]:
         """Answers to draw pairs from, as `generations`; each names the policy that gave it.
 
         Args:
             batch: Prompts.
             num_candidates: Answers to each.
-            temperature: Of the sampling.
+            temperature: Of the sampling; None takes the likeliest token.
             top_p: Of the sampling.
         """
         decoding = self.decoding._replace(temperature=temperature, top_p=top_p)

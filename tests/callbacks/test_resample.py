@@ -135,7 +135,7 @@ def test_cut_while_it_judges_and_while_it_samples(straight, world, tmp_path, mon
     candidates = tmp_path / "rounds" / "1" / "candidates.0-1.jsonl"
     lines = candidates.read_text().splitlines(keepends=True)
     assert len(lines) == 4 * 3
-    candidates.write_text("".join(lines[:7]) + lines[7][:20])  # the kill came in the second batch
+    candidates.write_text("".join(lines[:11]) + lines[11][:20])  # the kill came in the second batch's last candidate
     asked, original = [], DPOModule.candidates
 
     def spy(self, batch, *args):

@@ -142,6 +142,12 @@ def test_a_stage_without_a_source_of_its_own_is_refused_by_key(make, shards, sta
         make(InstructionDataModule, **options).setup(stage)
 
 
+def test_predict_either_answers_or_scores(make, shards):
+    source = Source(str(shards))
+    with pytest.raises(ValueError, match=r"leave out data\.predict or data\.predict_questions"):
+        make(InstructionDataModule, predict=source, predict_questions=source).setup("predict")
+
+
 def test_bad_samples_of_every_loader_are_counted_and_written_into_the_runs_folder(make, shards, tmp_path):
     for number, name in enumerate(("train", "predict")):
         write_overlay(tmp_path / f"{name}.jsonl", [{"key": f"s{number}", "prompt": ""}, {"key": "s3"}])
