@@ -59,7 +59,9 @@ class SelfRetrospectiveResampler(Resampler):
         prompts: Wordings.
         temperature: Of the answers.
         top_p: Of the answers.
-        min_pairs: Least number of pairs, over all ranks, to train on.
+        min_pairs: Least number of verdicts that both orders agree in, over all ranks, to train on.
+        max_length_ratio: Leave out pairs whose chosen answer has more than so many times the words of the rejected one
+            (`cap_length_ratio`); null keeps all.
 
     Raises:
         ValueError: At construction for settings out of range; in `setup` as `Resampler`. Where a round's pairs are
@@ -77,6 +79,7 @@ class SelfRetrospectiveResampler(Resampler):
         temperature: float = 1.0,
         top_p: float = 0.95,
         min_pairs: int = 1,
+        max_length_ratio: float | None = None,
     ) -> None:
         super().__init__()
         check_source(context)
@@ -87,9 +90,12 @@ class SelfRetrospectiveResampler(Resampler):
                 "SelfRetrospectiveResampler needs temperature > 0, top_p in (0, 1] and min_pairs >= 1, got "
                 f"{temperature}, {top_p} and {min_pairs}"
             )
+        if max_length_ratio is not None and not max_length_ratio >= 1:
+            raise ValueError(f"max_length_ratio must be >= 1 or null, got {max_length_ratio}")
         self.judge, self.by, self.context, self.oracle = judge, by, context, oracle
         self.prompts = prompts or RetrospectionPrompts()
-        self.temperature, self.top_p, self.min_pairs = temperature, top_p, min_pairs
+        self.temperature, self.top_p = temperature, top_p
+        self.min_pairs, self.max_length_ratio = min_pairs, max_length_ratio
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,7 +113,7 @@ class SelfRetrospectiveResampler(Resampler):
         everyone = sampling.gathered("verdicts")
         rank_zero_info(f"iteration {sampling.round_index + 1}: {verdict_counts(everyone)}")
         check_enough(everyone, self.min_pairs)
-        return judged_pairs(verdicts, sampling.round_index)
+        return judged_pairs(verdicts, sampling.round_index, self.max_length_ratio)
 
     def _contexts(self, sampling: RoundSampling) -> dict[str, Row]:
         """The contexts of all videos so far, those of the round's videos new."""

@@ -92,6 +92,7 @@ def _add_judging(pairs: Any) -> None:
     judged.add_argument("--judge", metavar="NAME_OR_PATH", help="in their place: random, longer, or a dotted path")
     judged.add_argument("--seed", type=int, default=0, help="of the random judge")
     judged.add_argument("--min-pairs", type=int, default=1, metavar="N", help="refuse fewer pairs")
+    judged.add_argument("--max-length-ratio", type=float, metavar="X", help="leave out pairs whose winner is longer")
     judged.set_defaults(command=_judged)
 
 
@@ -261,7 +262,8 @@ def _judged(args: argparse.Namespace) -> int | None:
     from lit_vpo.judging_commands import Judging, write_judged
 
     by = args.contexts, args.context, args.oracle, args.prompts, args.iteration
-    write_judged(Judging(args.candidates, *by), args.out, args.replies, args.judge, args.seed, args.min_pairs)
+    guards = args.min_pairs, args.max_length_ratio
+    write_judged(Judging(args.candidates, *by), args.out, args.replies, args.judge, args.seed, *guards)
     return None
 
 

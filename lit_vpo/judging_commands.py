@@ -142,7 +142,13 @@ def _reasons(compared: list[Row]) -> dict[str, int]:
 
 
 def write_judged(
-    judging: Judging, out: str, replies: str | None, judge: str | None, seed: int = 0, min_pairs: int = 1
+    judging: Judging,
+    out: str,
+    replies: str | None,
+    judge: str | None,
+    seed: int = 0,
+    min_pairs: int = 1,
+    max_length_ratio: float | None = None,
 ) -> None:
     """Writes the pairs that both orders agree in, and prints how many there are and what gave none.
 
@@ -154,6 +160,7 @@ def write_judged(
         judge: In its place: `random`, `longer`, or the dotted path of a `PairwiseJudge` without arguments.
         seed: Of the random judge.
         min_pairs: Fewer are refused.
+        max_length_ratio: See `cap_length_ratio`; None keeps all pairs.
 
     Raises:
         ValueError: Both or neither of replies and judge, fewer pairs than `min_pairs`, or as `read_replies`.
@@ -173,7 +180,7 @@ def write_judged(
     write_lines(path.with_name(path.stem + ".verdicts.jsonl"), map(json.dumps, verdicts))
     Console(soft_wrap=True).print(verdict_counts(verdicts))
     check_enough(verdicts, min_pairs)
-    pairs, dropped = judged_pairs(verdicts, judging.iteration - 1)
+    pairs, dropped = judged_pairs(verdicts, judging.iteration - 1, max_length_ratio)
     write_lines(path.with_name(path.stem + ".dropped.jsonl"), map(json.dumps, dropped))
     Overlay(tuple(pairs)).save(path)
 

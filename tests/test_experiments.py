@@ -177,7 +177,7 @@ def test_the_controls_of_mrdpo_differ_from_it_in_what_they_say_alone(monkeypatch
 def test_the_controls_of_isr_differ_from_it_in_who_judges_and_by_what_alone(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     configs = {}
-    for stage in read_recipe(ROOT / "experiments" / "motion_world" / "isr.yaml", seeds="0")[1]:
+    for stage in read_recipe(ROOT / "experiments" / "motion_world" / "isr_dpo.yaml", seeds="0")[1]:
         if stage.name == "iterations":
             with pytest.raises(SystemExit):
                 main([*stage.words, "--print_config"])

@@ -3,13 +3,16 @@
 Only a verdict that both orders agree in makes a pair; every other prompt keeps its row, with the reason.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from lit_vpo.metrics import verbosity_metrics
 from lit_vpo.preferences.contexts import JudgeContexts, RetrospectionPrompts
 from lit_vpo.preferences.judges.pairwise import Duel, Opinion, PairwiseJudge
 from lit_vpo.preferences.judges.verdicts import parse_verdict
+from lit_vpo.preferences.length_cap import cap_length_ratio
 
 Row: TypeAlias = dict[str, Any]
 ORDERS = ("12", "21")
@@ -77,7 +80,8 @@ def questions(compared: Sequence[Row], prompts: RetrospectionPrompts) -> list[Ro
             own = {"id": f"{row['id']}/order-{order}", "prompt_id": row["id"], "mode": "sft"}
             own["prompt"] = prompts.question(row["prompt"], row["context"], first, second)
             # a question needs a right option among its options; here nobody knows it, and nobody reads it
-            own |= {"meta": {"options": list(prompts.verdicts)}, "ground_truth": prompts.verdicts[0]}
+            options = prompts.options(first, second)
+            own |= {"meta": {"options": options}, "ground_truth": options[0]}
             rows.append(kept | own)
     return rows
 
@@ -161,20 +165,34 @@ def _judged(row: Row, opinions: Mapping[str, Opinion]) -> Row:
     return row | {"choice": choice, "reason": reason, "raw": raw, "choices": choices, "scores": scores}
 
 
-def judged_pairs(verdicts: Sequence[Row], round_index: int) -> tuple[list[Row], list[Row]]:
+def judged_pairs(
+    verdicts: Sequence[Row], round_index: int, max_length_ratio: float | None = None
+) -> tuple[list[Row], list[Row]]:
     """Pairs of the verdicts with a choice; the prompt is the record's own, without any context.
 
     Args:
         verdicts: From `verdict_rows`.
         round_index: Written into the pairs.
+        max_length_ratio: See `cap_length_ratio`.
 
     Returns:
         Pairs, as overlay rows, and prompts without one: {prompt_id, key, reason}.
+
+    Raises:
+        ValueError: If max_length_ratio is below 1.
     """
+    pairs = {row["id"]: _pair(row, round_index) for row in verdicts if row["choice"]}
+    kept, capped = cap_length_ratio(pairs.values(), max_length_ratio)
+    reasons = {pair["id"]: pair["reason"] for pair in capped}
     dropped = [
         {"prompt_id": row["id"], "key": row["key"], "reason": row["reason"]} for row in verdicts if not row["choice"]
     ]
-    return [_pair(row, round_index) for row in verdicts if row["choice"]], dropped
+    dropped += [
+        {"prompt_id": name, "key": pair["key"], "reason": reasons[pair["id"]]}
+        for name, pair in pairs.items()
+        if pair["id"] in reasons
+    ]
+    return kept, dropped
 
 
 def _pair(row: Row, round_index: int) -> Row:
@@ -191,20 +209,13 @@ def _pair(row: Row, round_index: int) -> Row:
     }
 
 
-def first_place_share(verdicts: Sequence[Row]) -> float:
-    """Share of readable verdicts, over both orders, for the answer that stood first: 1/2 without a position bias."""
-    first = [row["choices"][0] == 1 for row in verdicts if row["choices"][0] is not None]
-    first += [row["choices"][1] == 2 for row in verdicts if row["choices"][1] is not None]
-    return sum(first) / len(first) if first else float("nan")
-
-
 def verdict_counts(verdicts: Sequence[Row]) -> str:
     """How many verdicts there are, how many agree, why the others do not count, and the bias towards a place."""
     reasons = Counter(row["reason"] for row in verdicts if row["reason"] is not None)
     num = sum(row["choice"] is not None for row in verdicts)
     told = f"{num} of {len(verdicts)} prompts have a verdict that both orders agree in (others: {dict(reasons)})"
-    share = first_place_share(verdicts)
-    return told if share != share else f"{told}; the judge chose the first place in {share:.0%} of both orders"
+    share = verbosity_metrics(verdicts)["first_place"]
+    return told if math.isnan(share) else f"{told}; the judge chose the first place in {share:.0%} of both orders"
 
 
 def check_enough(verdicts: Sequence[Row], min_pairs: int) -> None:

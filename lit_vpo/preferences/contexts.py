@@ -25,7 +25,9 @@ class RetrospectionPrompts:
         next_context: Asks for c_t; `{context}` is c_{t-1}.
         description: How a judge is told the `{context}`; left out where it has none.
         judge: Asks for a verdict; `{description}`, `{question}`, `{first}` and `{second}`.
-        verdicts: The verdict for the first response and for the second one, whose log-likelihoods are compared.
+        verdicts: The verdict for the first response and for the second one, whose log-likelihoods are compared. They
+            may quote `{first}` and `{second}`: a small model learns to copy the better text where it does not learn to
+            name its number.
 
     Raises:
         ValueError: A name in braces that is missing or unknown, or two equal verdicts.
@@ -50,9 +52,11 @@ class RetrospectionPrompts:
         slots: dict[str, set[str]] = {"first_context": set(), "next_context": {"context"}, "description": {"context"}}
         slots["judge"] = {"description", "question", "first", "second"}
         for name, wanted in slots.items():
-            found = {slot for _, slot, _, _ in Formatter().parse(getattr(self, name)) if slot is not None}
-            if found != wanted:
+            if (found := _slots(getattr(self, name))) != wanted:
                 raise ValueError(f"prompts.{name} must have the slots {sorted(wanted)}, got {sorted(found)}")
+        for verdict in self.verdicts:
+            if unknown := _slots(verdict) - {"first", "second"}:
+                raise ValueError(f"prompts.verdicts may have the slots first and second, got {sorted(unknown)}")
         if self.verdicts[0].strip() == self.verdicts[1].strip() or not all(map(str.strip, self.verdicts)):
             raise ValueError(f"prompts.verdicts must be two different texts, got {self.verdicts}")
 
@@ -64,6 +68,14 @@ class RetrospectionPrompts:
         """Asks which of two responses is better."""
         description = "" if context is None else self.description.format(context=context)
         return self.judge.format(description=description, question=question, first=first, second=second)
+
+    def options(self, first: str, second: str) -> list[str]:
+        """The two verdicts on two responses."""
+        return [verdict.format(first=first, second=second) for verdict in self.verdicts]
+
+
+def _slots(template: str) -> set[str]:
+    return {slot for _, slot, _, _ in Formatter().parse(template) if slot is not None}
 
 
 def context_prompts(

@@ -1,17 +1,15 @@
 """Two answers in both orders, by hand: which verdicts count, and what becomes of the others."""
 
-import math
-
 import pytest
 
 from lit_vpo.preferences.comparisons import (
     ask_judge,
     check_enough,
     comparisons,
-    first_place_share,
     judged_pairs,
     questions,
     read_replies,
+    verdict_counts,
     verdict_rows,
 )
 from lit_vpo.preferences.contexts import JudgeContexts, RetrospectionPrompts, true_events
@@ -127,9 +125,10 @@ def test_another_judge_is_asked_the_same_way():
 
 def test_a_bias_towards_a_place_is_told():
     fair, first = judged(ONE, TWO), judged(ONE, ONE)
-    assert first_place_share([fair]) == 0.5 and first_place_share([first]) == 1.0
-    assert first_place_share([fair, first]) == 0.75 and first_place_share([judged(TWO, TWO)]) == 0.0
-    assert first_place_share([judged(ONE, "?")]) == 1.0 and math.isnan(first_place_share([judged("", "", ("", "a"))]))
+    assert "first place in 50% of both" in verdict_counts([fair]) and "in 100% of both" in verdict_counts([first])
+    assert "in 75% of both" in verdict_counts([fair, first]) and "in 0% of both" in verdict_counts([judged(TWO, TWO)])
+    assert "in 100% of both" in verdict_counts([judged(ONE, "?")])
+    assert "first place" not in verdict_counts([judged("", "", ("", "a"))])
     rows = [fair] * 3 + [first] * 47
     check_enough(rows, 3)
     message = (
@@ -152,3 +151,21 @@ def test_replies_that_are_missing_or_answer_something_else_are_refused():
         read_replies(replies, asked)
     with pytest.raises(ValueError, match="prompt p has 3 answers; a comparison needs two"):
         comparisons(candidates(*ANSWERS) + candidates("c", "d")[:1], CONTEXTS, 1)
+
+
+def test_much_longer_winners_are_left_out_where_a_cap_is_set():
+    rows = [judged(ONE, TWO, ("one two three four", "one two")), judged(ONE, TWO, ("one two three", "one two"))]
+    rows = [row | {"id": f"{row['id']}-{number}"} for number, row in enumerate(rows)]
+    assert len(judged_pairs(rows, 0)[0]) == 2
+    kept, dropped = judged_pairs(rows, 0, max_length_ratio=1.5)
+    assert [pair["chosen"] for pair in kept] == ["one two three"]
+    assert dropped == [{"prompt_id": rows[0]["id"], "key": rows[0]["key"], "reason": "length_ratio"}]
+
+
+def test_verdicts_may_quote_the_responses():
+    quoting = RetrospectionPrompts(verdicts=("{first} It is Response 1.", "{second} It is Response 2."))
+    asked = questions(comparisons(candidates("a", "b"), CONTEXTS, 1), quoting)
+    assert asked[0]["meta"]["options"] == ["a It is Response 1.", "b It is Response 2."]
+    assert asked[1]["meta"]["options"] == ["b It is Response 1.", "a It is Response 2."]
+    with pytest.raises(ValueError, match=r"verdicts may have the slots first and second, got \['third'\]"):
+        RetrospectionPrompts(verdicts=("{third}", "b"))
