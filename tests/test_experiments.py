@@ -32,7 +32,7 @@ def test_every_file_is_a_configuration_or_a_recipe():
 
 def tiny_of(model):
     """The tiny model of the same family; shipped bases and tiny models stand for themselves."""
-    if model.startswith("tiny_") or model == "motion_world_base":
+    if model.startswith(("tiny_", "motion_world_")):
         return model
     if model.startswith("runs/base/"):
         return TINY["qwen2_5_vl"]

@@ -136,6 +136,7 @@ def test_the_wheel_holds_lit_vpo_alone(tmp_path):
         "lit_vpo/datamodules/motion_world/scene.py",
         "lit_vpo/py.typed",
         "lit_vpo/models/assets/bases/motion_world_base/model.safetensors",
+        "lit_vpo/models/assets/bases/motion_world_judge/model.safetensors",
         "lit_vpo/models/assets/tokenizer/tokenizer.json",
     ):
         assert needed in names

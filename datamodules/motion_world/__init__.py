@@ -1,8 +1,8 @@
 """MotionWorld: a synthetic audio-visual world whose truth is known.
 
 `scene` says what happens, `render` shows it, `language` and `questions` talk about it, `parsing` reads captions back
-and counts their errors, `noise` gives captions bad habits, `tasks` makes instruction data, `shards` writes it all to
-disk.
+and counts their errors, `noise` gives captions bad habits, `slips` errors of perception, `judging` asks which of two
+answers is better, `tasks` makes instruction data, `shards` writes it all to disk.
 """
 
 from .language import true_caption

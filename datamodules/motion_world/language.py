@@ -90,11 +90,12 @@ def within(
 
 def details(scene: Scene) -> list[str]:
     """True clauses that no event needs: background, camera, number of shapes."""
-    number = ("one shape", "two shapes", "three shapes", "four shapes")[len(scene.actors) - 1]
+    num_shapes = len({actor.cell for actor in scene.actors})  # one thing that is taken for two stands in one cell
+    number = ("one shape", "two shapes", "three shapes", "four shapes")[num_shapes - 1]
     return [
         f"The background is {'textured' if scene.texture else 'plain'}.",
         f"The camera {'drifts' if any(scene.pan) else 'stands still'}.",
-        f"There {'is' if len(scene.actors) == 1 else 'are'} {number} in all.",
+        f"There {'is' if num_shapes == 1 else 'are'} {number} in all.",
     ]
 
 

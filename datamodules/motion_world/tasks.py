@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from .judging import ASK, VERDICTS, error, judge_prompt, quote, read, read_quote
 from .language import CAPTION_PROMPTS, INTERVALS, NOTHING, caption, details, event_rows, phrase, sentences, within
 from .noise import HABITS, Noise, noisy_caption
-from .parsing import score_caption
 from .questions import PLACES, Question, ask
 from .questions import prompt as question_prompt
 from .scene import Scene
@@ -171,10 +171,9 @@ def _judge(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
     if errors[0] == errors[1]:
         return None
     with_context = rng.random() < 0.5
-    context = f"Video description: {caption(scene, rng)} " if with_context else ""
+    description = caption(scene, rng) if with_context else None
     return {
-        "prompt": f"{context}Question: {rng.choice(CAPTION_PROMPTS)} Response 1: {answers[0]} Response 2: {answers[1]} "
-        "Which response is better grounded in the video?",
+        "prompt": judge_prompt(rng.choice(CAPTION_PROMPTS), answers, description, ASK),
         "ground_truth": VERDICTS[errors[0] > errors[1]],
         "meta": {"options": list(VERDICTS), "kind": "judge with context" if with_context else "judge"},
     }
@@ -188,16 +187,6 @@ def _pair(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
     return {"prompt": rng.choice(CAPTION_PROMPTS), "chosen": chosen, "rejected": rejected, "mode": "dpo"}
 
 
-VERDICTS = ("My choice is Response 1.", "My choice is Response 2.")
-
-
-def error(scene: Scene, text: str) -> float:
-    """Event errors and discordant pairs of a caption over the number of events; what the judging task goes by."""
-    counts = score_caption(text, base_record(scene))
-    wrong = counts.missed + counts.incorrect + counts.hallucinated + counts.discordant_pairs
-    return (wrong + 0.5 * counts.repeated_sentences) / max(1, counts.num_events)
-
-
 TASKS: dict[str, Task] = {
     "caption": _caption,
     "interval": _interval,
@@ -209,6 +198,9 @@ TASKS: dict[str, Task] = {
     "paragraph": _paragraph,
     "refine": _refine,
     "judge": _judge,
+    "quote": quote,
+    "read": read,
+    "read_quote": read_quote,
     "pair": _pair,
 }
 MIXES = {
@@ -228,6 +220,21 @@ MIXES = {
         },
         HABITS,
     ),
+    # verdicts by quotation, also by text alone (see judging.read_quote); the rest keeps eyes and habits
+    "judging": Mix(
+        {
+            "quote": 6,
+            "read_quote": 4,
+            "read": 2,
+            "paragraph": 1,
+            "refine": 2,
+            "caption": 3,
+            "timeline": 1,
+            "interval": 1,
+            "question": 2,
+        },
+        HABITS,
+    ),
     "pairs": Mix({"pair": 1}),
     "captions": Mix({"caption": 1}),
     "questions": Mix({"question": 1}),
@@ -236,5 +243,6 @@ MIXES = {
     "paragraphs": Mix({"paragraph": 1}),
     "refinements": Mix({"refine": 1}),
     "judgements": Mix({"judge": 1}),
+    "quotes": Mix({"quote": 1}),
     "second_clips": Mix({"second_clip": 1}),
 }

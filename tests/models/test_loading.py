@@ -83,8 +83,9 @@ def test_shipped_bases_go_by_name(monkeypatch, tmp_path):
         load_model("another_base")
 
 
-def test_the_shipped_base_is_the_tiny_qwen2_5_vl():
-    base, tiny = load_model("motion_world_base"), load_model("tiny_qwen2_5_vl")
+@pytest.mark.parametrize("name", ["motion_world_base", "motion_world_judge"])
+def test_the_shipped_bases_are_the_tiny_qwen2_5_vl(name):
+    base, tiny = load_model(name), load_model("tiny_qwen2_5_vl")
     assert {n: p.shape for n, p in base.named_parameters()} == {n: p.shape for n, p in tiny.named_parameters()}
     # its initial weights, before MotionWorld: the base can be made again
     assert weights_hash(tiny) == "31634647c57d990c06048518fa27c6fa0048d01ee4a5f72d26764bc2e9fcf263"
