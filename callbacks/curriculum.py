@@ -61,8 +61,9 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
         self._check()
         self.takes_all = divisors is None
         self.divisors: list[int] = []  # with `takes_all` found in `setup` of a fit
+        self.order: list[int] = []
         if divisors is not None:
-            self._take(divisors)
+            self._set_divisors(divisors)
         elif isinstance(steps, list):
             raise ValueError(f"steps {steps} needs divisors that it stands for; give both, or steps as one number")
         self.round_steps: list[int] = []  # planned in `setup` of a fit
@@ -81,7 +82,7 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
                 f"{self.epochs}, {self.max_rounds} and {self.bound}"
             )
 
-    def _take(self, divisors: Sequence[int]) -> None:
+    def _set_divisors(self, divisors: Sequence[int]) -> None:
         """Take the divisors, and the order of their stages."""
         self.divisors = list(divisors)
         if not self.divisors or len(set(self.divisors)) < len(self.divisors) or min(self.divisors) < 2:
@@ -106,7 +107,7 @@ class CurriculumScheduler(DifficultyLog, RoundCallback):
         """Plan stages and rounds, before the learning rate asks for them and before a checkpoint is loaded."""
         self.stage, self.rounds_here = 0, 0
         if self.takes_all:
-            self._take(sorted({r for r, _ in data.groups("train")}, reverse=True))
+            self._set_divisors(sorted({r for r, _ in data.groups("train")}, reverse=True))
         batches = data.plan_stages(self.order, mixed=self.pacing == "none")
         self.round_steps = self._steps(batches, trainer.accumulate_grad_batches)
         if self.pacing == "competence":

@@ -81,7 +81,9 @@ class GenerationWriter(BasePredictionWriter):
         lines = read_whole_lines(self.part)
         if not lines:
             return []
-        made_with = json.loads(self.options.read_text()) if self.options.exists() else {}
+        if not self.options.exists():
+            raise ValueError(f"{self.part} does not say what it was made with ({self.options} is missing); remove it")
+        made_with = json.loads(self.options.read_text())
         differ = _differences(made_with, json.loads(json.dumps(options)))
         if differ:
             raise ValueError(

@@ -190,7 +190,15 @@ def _prompts(args: argparse.Namespace) -> int | None:
     from lit_vpo.prompt_commands import write_prompts
 
     choices = args.kind, args.r, args.num_frames, args.prompt, args.seed
-    write_prompts(args.shards, args.out, *choices, args.unit, args.selection, args.questions, args.clean_only)
+    write_prompts(
+        args.shards,
+        args.out,
+        *choices,
+        unit=args.unit,
+        selection=args.selection,
+        questions=args.questions,
+        clean_only=args.clean_only,
+    )
     return None
 
 

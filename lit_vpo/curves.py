@@ -38,7 +38,8 @@ def plot(run_dirs: Sequence[str], out: str | None = None, metrics: Sequence[str]
     }
     logged = sorted({name for curves in runs.values() for name in curves})
     if metrics:
-        panels = {pattern: [name for name in logged if PurePosixPath(name).match(pattern)] for pattern in metrics}
+        # the slash anchors the pattern: without it loss/total would be val/loss/total too
+        panels = {glob: [name for name in logged if PurePosixPath("/", name).match(f"/{glob}")] for glob in metrics}
     else:
         panels = {name: [name] for name in sorted(filter(is_drawn, logged), key=_rank)}
     missing = [pattern for pattern, names in panels.items() if not names]

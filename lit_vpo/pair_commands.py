@@ -1,6 +1,7 @@
 """The commands under `pairs`: plain stages between a folder of shards and an overlay to train on."""
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -127,10 +128,19 @@ def _by_divisor(pairs: list[Row], dropped: list[Row], out: str) -> list[tuple[Pa
     divisors = {row["r"] for row in [*pairs, *dropped]}
     if None in divisors:
         raise ValueError(f"{out} stands for one overlay of each divisor, and there are answers without `r`")
+    if old := sorted(_written(out) - {out.replace("{r}", str(r)) for r in divisors}):
+        raise ValueError(f"{', '.join(old)}: of an earlier run, and no divisor of this one; remove what is old")
     return [
         (Path(out.replace("{r}", str(r))), [p for p in pairs if p["r"] == r], [d for d in dropped if d["r"] == r])
         for r in sorted(divisors, reverse=True)
     ]
+
+
+def _written(out: str) -> set[str]:
+    """The overlays of any divisor that lie there."""
+    path = Path(out)
+    pattern = re.escape(path.name).replace(re.escape("{r}"), "[0-9]+")
+    return {str(found) for found in path.parent.glob("*") if "{r}" in path.name and re.fullmatch(pattern, found.name)}
 
 
 def _save(pairs: list[Row], dropped: list[Row], path: Path, held_out: Collection[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lit_vpo.atomic import write_lines
 from lit_vpo.datamodules.manifest import Manifest
+from lit_vpo.datamodules.mix import Mix
 from lit_vpo.datamodules.overlay import Overlay
 from lit_vpo.generations import read_generations
 from lit_vpo.preferences.clip_prompts import clip_prompts, frame_indices_of
@@ -52,11 +53,14 @@ def write_prompts(
         clean_only: Leave the perturbed videos out.
 
     Raises:
-        ValueError: If a kind or the unit is unknown, a divisor is below 2, prompts are given beside questions, a
-            selected video stands twice, or as `clip_prompts`.
+        ValueError: If a kind or the unit is unknown, a divisor is below 2, prompts are given beside questions or
+            perturbations beside clean_only, a question has no id or stands twice, a selected video stands twice, or as
+            `clip_prompts`.
     """
     if questions is not None and prompts:
         raise ValueError("--questions brings its own prompts; leave out --prompt")
+    if clean_only and (kinds or divisors):
+        raise ValueError("--clean-only perturbs nothing; leave out --kind and --r")
     manifest = Manifest.load(shards)
     keys, frames = [sample.key for sample in manifest.samples], None
     if selection is not None:
@@ -66,15 +70,29 @@ def write_prompts(
     if questions is None:
         asked = caption_requests(keys, prompts or DEFAULT_PROMPTS, seed)
     else:
-        asked = _questions_about(set(keys), Overlay.load(questions).known_rows(manifest))
-    rows = perturbed_prompts(asked, kinds or _KINDS, divisors or (4,), num_frames, seed, unit, frames)
-    if clean_only:
-        rows = [row for row in rows if row["perturbation"] is None]
+        asked = _questions_about(set(keys), Mix.load(questions).overlay.known_rows(manifest))
+    perturbed = ((), ()) if clean_only else (kinds or _KINDS, divisors or (4,))
+    rows = perturbed_prompts(asked, *perturbed, num_frames, seed, unit, frames)
     Overlay(tuple(rows)).save(out)
     Console().print(f"{len(rows)} prompts for {len({row['key'] for row in asked})} videos: {out}")
 
 
+def _selected(selection: str, manifest: Manifest) -> list[Row]:
+    """The rows of selected videos that are there, one of each."""
+    rows = Overlay.load(selection).known_rows(manifest)
+    twice = sorted(key for key, count in Counter(row["key"] for row in rows).items() if count > 1)
+    if twice:
+        raise ValueError(f"{selection} names videos twice: {', '.join(twice[:5])}; keep one row of each")
+    return rows
+
+
 def _questions_about(keys: set[str], rows: Sequence[Row]) -> list[Row]:
+    """The questions about selected videos; what would only fail once they are answered is refused."""
+    if unnamed := [row for row in rows if not (row.get("id") and row.get("prompt"))]:
+        raise ValueError(f"{len(unnamed)} questions have no id or no prompt, the first about {unnamed[0]['key']}")
+    twice = [where for where, count in Counter((row["key"], row["prompt"]) for row in rows).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} questions stand twice, the first about {twice[0][0]}; keep one row of each")
     asked = [row for row in rows if row["key"] in keys]
     if len(asked) < len(rows):
         Console().print(f"{len(rows) - len(asked)} questions left out: their videos are not selected")
@@ -129,12 +147,3 @@ def write_list_prompts(
     for reason, count in sorted(Counter(skipped).items()):
         console.print(f"{count} lists skipped: {reason}")
     console.print(f"{len(rows)} lists of {sum(row['perturbation'] is None for row in rows)} videos: {out}")
-
-
-def _selected(selection: str, manifest: Manifest) -> list[dict[str, Any]]:
-    """The rows of selected videos that are there, one of each."""
-    rows = Overlay.load(selection).known_rows(manifest)
-    twice = sorted(key for key, count in Counter(row["key"] for row in rows).items() if count > 1)
-    if twice:
-        raise ValueError(f"{selection} names videos twice: {', '.join(twice[:5])}; keep one row of each")
-    return rows

@@ -87,7 +87,8 @@ def test_chosen_metrics_share_the_panel_of_their_pattern(tmp_path, capsys):
 def test_means_of_chosen_metrics_by_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     for name, values in (("before", (1.0, 2.0, 6.0)), ("after", (0.5,))):
-        write(tmp_path / name / "metrics.csv", "step,loss\n" + "".join(f"{n},{v}\n" for n, v in enumerate(values)))
+        lines = [f"{step},{value},9\n" for step, value in enumerate(values)]
+        write(tmp_path / name / "metrics.csv", "step,loss,val/loss\n" + "".join(lines))
     plot([str(tmp_path / "before"), str(tmp_path / "after")], metrics=["loss"])
     rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "loss" in line]
     assert [[cell.strip() for cell in row] for row in rows] == [

@@ -141,20 +141,26 @@ def test_a_fit_stage_can_go_on_and_names_what_it_makes(path):
             assert ("--ckpt_path" in stage.words) == keeps
 
 
-def test_the_controls_of_mrdpo_differ_from_it_in_what_they_say_alone(monkeypatch, capsys):
+def differences(recipe, stage_name, arm, own_names, monkeypatch, capsys):
+    """What each arm's fit is configured otherwise in than one of them, but for where it reads and writes."""
     monkeypatch.chdir(ROOT)
     configs = {}
-    for stage in read_recipe(ROOT / "experiments" / "motion_world" / "mrdpo.yaml", seeds="0")[1]:
-        if stage.name == "rounds":
+    for stage in read_recipe(ROOT / "experiments" / "motion_world" / recipe, seeds="0")[1]:
+        if stage.name == stage_name:
             with pytest.raises(SystemExit):
                 main([*stage.words, "--print_config"])
             configs[stage.out.name.removesuffix("-0")] = flat(yaml.safe_load(capsys.readouterr().out))
-    names = {"run_dir", "data.init_args.train.overlay", "data.init_args.val.overlay"}  # what the arm's name stands in
-    base = configs["mrdpo"].items()
+    base = configs[arm].items()
     changed = {
-        arm: {name.split("init_args.")[-1]: value for name, value in config.items() - base if name not in names}
-        for arm, config in configs.items()
+        name: {key.split("init_args.")[-1]: value for key, value in config.items() - base if key not in own_names}
+        for name, config in configs.items()
     }
+    return changed, base
+
+
+def test_the_controls_of_mrdpo_differ_from_it_in_what_they_say_alone(monkeypatch, capsys):
+    names = {"run_dir", "data.init_args.train.overlay", "data.init_args.val.overlay"}
+    changed, base = differences("mrdpo.yaml", "rounds", "mrdpo", names, monkeypatch, capsys)
     (boundary,) = (name for name, value in base if value == "lit_vpo.callbacks.LoRAMergeReinit")
     assert changed == {
         "mrdpo": {},
@@ -175,20 +181,9 @@ def test_the_controls_of_mrdpo_differ_from_it_in_what_they_say_alone(monkeypatch
 
 
 def test_the_controls_of_isr_differ_from_it_in_who_judges_and_by_what_alone(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    configs = {}
-    for stage in read_recipe(ROOT / "experiments" / "motion_world" / "isr_dpo.yaml", seeds="0")[1]:
-        if stage.name == "iterations":
-            with pytest.raises(SystemExit):
-                main([*stage.words, "--print_config"])
-            configs[stage.out.name.removesuffix("-0")] = flat(yaml.safe_load(capsys.readouterr().out))
-    base = configs["isr"]
-    changed = {
-        arm: {name.split("init_args.")[-1]: value for name, value in config.items() if base.get(name, "") != value}
-        for arm, config in configs.items()
-    }
+    changed, _ = differences("isr_dpo.yaml", "iterations", "isr", {"run_dir"}, monkeypatch, capsys)
     judges, read_nothing = "lit_vpo.preferences.judges", {"context": "none"}
-    assert {arm: {name: value for name, value in own.items() if name != "run_dir"} for arm, own in changed.items()} == {
+    assert changed == {
         "isr": {},
         "self_rewarding": read_nothing,
         "stale": {"context": "stale"},
@@ -196,6 +191,20 @@ def test_the_controls_of_isr_differ_from_it_in_who_judges_and_by_what_alone(monk
         "oracle": {"context": "oracle"},
         "random": read_nothing | {"judge.class_path": f"{judges}.RandomJudge", "seed": 0},
         "longer": read_nothing | {"judge.class_path": f"{judges}.LongerWins"},
+    }
+
+
+def test_the_controls_of_tempo_differ_from_it_in_what_they_say_alone(monkeypatch, capsys):
+    names = {"run_dir", "data.init_args.train.overlay", "data.init_args.val.overlay"}
+    changed, _ = differences("tempo.yaml", "stages", "staged", names, monkeypatch, capsys)
+    assert changed == {
+        "staged": {},
+        "none": {"pacing": "none"},
+        "reverse": {"pacing": "reverse"},
+        "random": {"pacing": "random"},
+        "blanked": {"blank_videos": True, "check_video": False},
+        "matched": {},  # its overlays hold other pairs
+        "transferred": {"other_policy": True},
     }
 
 

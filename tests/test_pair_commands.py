@@ -82,6 +82,15 @@ def test_every_divisor_has_an_overlay_and_all_hold_out_the_same_videos(tmp_path,
     assert not (tmp_path / "pairs-2.jsonl").exists() and len(keys(tmp_path / "pairs-2.dropped.jsonl")) == 4
 
 
+def test_an_overlay_of_a_divisor_that_is_gone_is_not_left_unseen(tmp_path):
+    by_divisor(tmp_path)
+    by_divisor(tmp_path)  # the same divisors again
+    for name in ("pairs-64.jsonl", "pairs-64.validation.jsonl"):
+        (tmp_path / name).write_text("of an earlier run")
+    with pytest.raises(ValueError, match=r"pairs-64\.jsonl: of an earlier run, and no divisor of this one"):
+        by_divisor(tmp_path)
+
+
 def test_nothing_left_at_any_divisor_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no pair left of 12; look at the reasons"):
         by_divisor(tmp_path, "--filter", f"{__name__}.every_pair")
@@ -249,6 +258,16 @@ def test_questions_are_asked_of_the_selected_videos(world, tmp_path, capsys):
     main(["pairs", "prompts", str(world), "--out", str(tmp_path / "few.jsonl"), *words])
     assert {row["key"] for row in read_overlay(tmp_path / "few.jsonl").rows} == {questions[0]["key"]}
     assert "questions left out: their videos are not selected" in capsys.readouterr().out
+    first = dict(questions[0])
+    for rows, message in (
+        ([first, first | {"id": "again"}], f"1 questions stand twice, the first about {first['key']}"),
+        ([first | {"prompt": ""}], "1 questions have no id or no prompt"),
+    ):
+        (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(ValueError, match=message):
+            main(["pairs", "prompts", str(world), "--out", "x", "--questions", str(tmp_path / "bad.jsonl")])
+    with pytest.raises(ValueError, match="--clean-only perturbs nothing"):
+        main(["pairs", "prompts", str(world), "--out", "x", "--clean-only", "--kind", "drop"])
     with pytest.raises(ValueError, match="--questions brings its own prompts"):
         main(["pairs", "prompts", str(world), "--out", "x", "--questions", str(asked), "--prompt", "P"])
 

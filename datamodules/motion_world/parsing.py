@@ -85,8 +85,8 @@ def score_caption(caption: str, record: Mapping[str, Any], modalities: Sequence[
 def score_reversed_acts(caption: str, record: Mapping[str, Any]) -> CaptionCounts:
     """Counts events told backwards: what grew is said to shrink, what moved left to move right.
 
-    Frames in reversed order show such acts, so preferences from them may teach acts rather than order. Of the counts
-    only two differ from `score_caption`'s: `num_events` are the events that another act would be backwards, `incorrect`
+    Frames in reversed order show such acts, so preferences from them may teach acts rather than order. Four counts
+    differ from `score_caption`'s: `num_events` are the events that another act would be backwards, `incorrect`
     are those of them that are told so and not also as they were; `missed` and `hallucinated` are 0.
 
     Args:

@@ -117,7 +117,7 @@ def build_pairs(
     for rejected in generations:
         if rejected.get("perturbation") is None:
             continue
-        chosen = clean.get((rejected["key"], _asked(rejected)))
+        chosen = clean.get((rejected["key"], asked_about(rejected)))
         reason = "no_clean_answer" if chosen is None else _objection(chosen, rejected, rules)
         pair = _pair(chosen, rejected)
         if reason is None:
@@ -172,7 +172,7 @@ def _text(row: Row) -> str:
     return text.strip()
 
 
-def _asked(row: Row) -> str:
+def asked_about(row: Row) -> str:
     """The question about the video that an answer stands for."""
     asked: str = row.get("meta", {}).get("asked") or row["prompt"]
     return asked
@@ -187,7 +187,7 @@ def _clean_answers(generations: Sequence[Row]) -> dict[tuple[str, str], Row]:
     clean: dict[tuple[str, str], Row] = {}
     for row in generations:
         if row.get("perturbation") is None:
-            address = row["key"], _asked(row)
+            address = row["key"], asked_about(row)
             if address in clean:
                 raise ValueError(
                     f"key {row['key']!r} has two clean answers to one prompt; generate one per key and prompt"
@@ -206,7 +206,7 @@ def _pair(chosen: Row | None, rejected: Row) -> Row:
     return {
         "key": rejected["key"],
         "id": rejected["id"],
-        "prompt": _asked(rejected),
+        "prompt": asked_about(rejected),
         "chosen": None if chosen is None else _text(chosen),
         "rejected": _text(rejected),
         "mode": "dpo",

@@ -158,6 +158,6 @@ def _transnet(weights: str) -> Any:
         net = Network(device="cpu")
     try:
         net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever a file that is none of its own makes torch.load do
         raise ValueError(f"{weights} does not hold the weights of TransNetV2 in PyTorch: {error}") from error
     return net

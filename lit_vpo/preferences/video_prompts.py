@@ -73,8 +73,8 @@ def perturbed_prompts(
 
     Args:
         asked: Rows with `key`, `id` and `prompt`, such as `caption_requests` or an overlay of questions; what else they
-            hold goes along.
-        kinds: Perturbations by name or dotted path.
+            hold goes along, their `media` below the view.
+        kinds: Perturbations by name or dotted path; none asks about the clean videos alone.
         divisors: Values of r.
         num_frames: Frames that will be sampled from each video.
         seed: Address of the draws, together with key, kind and r.
@@ -88,16 +88,19 @@ def perturbed_prompts(
         it.
 
     Raises:
-        ValueError: If kinds or divisors are empty or repeat, a kind or the unit is unknown, or r < 2.
+        ValueError: If kinds or divisors repeat, or there are no divisors, a kind or the unit is unknown, r < 2, or a
+            row has no video, or shows a view of it already.
     """
     keys = list(dict.fromkeys(row["key"] for row in asked))
     rows: list[Row] = []
     skipped: list[str] = []
     for row in asked:
         key, name = row["key"], row["id"]
-        base: Row = {} if frame_indices is None else {"frame_indices": frame_indices[key]}
+        base = _own_media(row) | ({} if frame_indices is None else {"frame_indices": frame_indices[key]})
         rows.append({**row, "id": f"{name}/clean", "media": base, "perturbation": None})
         length = len(base.get("frame_indices", range(num_frames)))
+        if not kinds:
+            continue
         forms, reasons = all_forms(kinds, divisors, unit, units_of(unit, length), seed, key, keys)
         different, same = _different(forms, unit, length)
         for form, view in different:
@@ -106,6 +109,13 @@ def perturbed_prompts(
         skipped += reasons + same
     warn_skipped(skipped)
     return rows
+
+
+def _own_media(row: Row) -> Row:
+    media: Row = row.get("media") or {}
+    if ("video" in media and media["video"] is None) or media.keys() & {"frame_order", "splice"}:
+        raise ValueError(f"{row['id']} has no video, or a view of it already; ask about the clean video")
+    return media
 
 
 def caption_requests(keys: Sequence[str], prompts: Sequence[str], seed: int) -> list[Row]:

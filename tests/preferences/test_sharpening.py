@@ -1,3 +1,5 @@
+import pytest
+
 from lit_vpo.preferences.sharpening import against_clean
 
 PAIR = {"key": "a", "id": "a/reverse-4", "prompt": "P", "chosen": "x then y", "rejected": "y then x", "mode": "dpo"}
@@ -14,6 +16,16 @@ def test_only_the_rejected_answer_changes():
     kept, dropped = against_clean([PAIR], [answer("x then y"), other])
     author = {"model": "m", "sampling": {"seed": 5}}
     assert kept == [PAIR | {"rejected": "x and y", "meta": {"model": "m", "rejected_by": author}}] and not dropped
+
+
+def test_released_form_is_asked_by_lists_and_stands_for_another_question():
+    listed = answer("x and y", prompt="- Caption 1: x") | {"meta": {"asked": "P"}}
+    assert against_clean([PAIR], [listed])[0][0]["rejected"] == "x and y"
+
+
+def test_rows_that_are_no_pairs_are_refused():
+    with pytest.raises(ValueError, match="1 rows are no pairs with id and prompt, the first about a"):
+        against_clean([PAIR | {"chosen": None}], [answer("b")])
 
 
 def test_every_other_answer_is_drawn_for_some_pair_whatever_their_neighbours():

@@ -112,7 +112,7 @@ def test_the_same_frames_are_asked_about_once():
 
 
 @pytest.mark.parametrize(
-    ("prompts", "kinds", "divisors"), [([], ["drop"], [2]), (["P"], [], [2]), (["P"], ["drop"], [2, 2])]
+    ("prompts", "kinds", "divisors"), [([], ["drop"], [2]), (["P"], ["drop"], []), (["P"], ["drop"], [2, 2])]
 )
 def test_empty_or_repeated_choices_are_refused(prompts, kinds, divisors):
     with pytest.raises(ValueError, match="must hold at least one value"):
@@ -128,3 +128,19 @@ def test_questions_are_asked_as_they_are():
     assert [row["id"] for row in rows] == ["a/first/clean", "a/first/reverse-4", "a/last/clean", "a/last/reverse-4"]
     assert [row["prompt"] for row in rows] == ["First?", "First?", "Last?", "Last?"]
     assert rows[1]["meta"] == questions[0]["meta"] and rows[1]["media"] == rows[3]["media"]
+
+
+def test_what_a_question_is_about_stays():
+    media = {"start_s": 1, "end_s": 2, "use_audio": True}
+    asked = {"key": "a", "id": "a", "prompt": "P", "media": media}
+    clean, reverse = perturbed_prompts([asked], ["reverse"], [2], 4, 0)
+    assert clean["media"] == media and reverse["media"] == media | {"frame_order": [2, 3, 0, 1]}
+    for wrong in ({"video": None}, {"frame_order": [1, 0]}, {"splice": {"key": "b", "positions": [0]}}):
+        with pytest.raises(ValueError, match="a has no video, or a view of it already"):
+            perturbed_prompts([asked | {"media": wrong}], ["reverse"], [2], 4, 0)
+
+
+def test_without_kinds_the_clean_videos_are_asked_about():
+    assert [row["id"] for row in perturbed_prompts(caption_requests(["a", "b"], ["P"], 0), [], [], 4, 0)] == [
+        "a/clean", "b/clean"
+    ]  # fmt: skip
