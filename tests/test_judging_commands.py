@@ -19,7 +19,7 @@ def read(path):
 @pytest.fixture
 def config(world, tmp_path):
     """The committed configuration in small, and its wordings as a file of their own."""
-    config = yaml.safe_load((ROOT / "experiments" / "motion_world" / "isr" / "dpo.yaml").read_text())
+    config = yaml.safe_load((ROOT / "experiments" / "motion_world" / "isr_dpo" / "dpo.yaml").read_text())
     callbacks = {each["class_path"]: each for each in config["trainer"]["callbacks"]}
     callbacks["SelfRetrospectiveResampler"]["init_args"] |= {"min_pairs": 1, "temperature": 1.0}
     callbacks["ModelCheckpoint"]["init_args"] = {"every_n_train_steps": 1, "save_top_k": -1, "filename": "{step}"}

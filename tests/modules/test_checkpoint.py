@@ -56,6 +56,7 @@ def test_dpo_checkpoint_opens_with_weights_only(trained):
         "settings",
         "reference_hash",
         "rounds",
+        "writers",
     }
 
 
