@@ -70,7 +70,7 @@ def write_prompts(
     if questions is None:
         asked = caption_requests(keys, prompts or DEFAULT_PROMPTS, seed)
     else:
-        asked = _questions_about(set(keys), Mix.load(questions).overlay.known_rows(manifest))
+        asked = _questions(questions, keys, manifest)
     perturbed = ((), ()) if clean_only else (kinds or _KINDS, divisors or (4,))
     rows = perturbed_prompts(asked, *perturbed, num_frames, seed, unit, frames)
     Overlay(tuple(rows)).save(out)
@@ -86,14 +86,16 @@ def _selected(selection: str, manifest: Manifest) -> list[Row]:
     return rows
 
 
-def _questions_about(keys: set[str], rows: Sequence[Row]) -> list[Row]:
+def _questions(overlay: str, keys: Sequence[str], manifest: Manifest) -> list[Row]:
     """The questions about selected videos; what would only fail once they are answered is refused."""
+    rows = Mix.load(overlay).overlay.known_rows(manifest)
     if unnamed := [row for row in rows if not (row.get("id") and row.get("prompt"))]:
         raise ValueError(f"{len(unnamed)} questions have no id or no prompt, the first about {unnamed[0]['key']}")
     twice = [where for where, count in Counter((row["key"], row["prompt"]) for row in rows).items() if count > 1]
     if twice:
         raise ValueError(f"{len(twice)} questions stand twice, the first about {twice[0][0]}; keep one row of each")
-    asked = [row for row in rows if row["key"] in keys]
+    selected = set(keys)
+    asked = [row for row in rows if row["key"] in selected]
     if len(asked) < len(rows):
         Console().print(f"{len(rows) - len(asked)} questions left out: their videos are not selected")
     return asked

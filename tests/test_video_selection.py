@@ -3,9 +3,9 @@
 import json
 from itertools import pairwise
 
-import av
 import numpy as np
 import pytest
+from footage import encode, join
 
 from lit_vpo import video_selection
 from lit_vpo.cli import main
@@ -19,16 +19,6 @@ from lit_vpo.video_selection import select_videos
 
 # the tower of a policy tells scenes less apart than SigLIP; acts of MotionWorld change up to 15, joins 23 and more
 WORDS = ["--vision", "motion_world_base", "--merge-above", "0.99", "--threshold", "20"]
-
-
-def encode(path, shots, fps=8):
-    """A video of shots, each (T, H, W, 3) uint8."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "18"})
-        stream.height, stream.width = shots[0].shape[1:3]
-        for picture in np.concatenate(shots):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
 
 
 @pytest.fixture(scope="module")
@@ -220,27 +210,14 @@ def test_small_frames_are_those_that_are_found_by_number(joined):
 @pytest.mark.real
 def test_real_clips_joined(shared, tmp_path):
     """From raw files to the overlay: a video of five places, one that returns to a place too often, one of a single."""
-    names = ("sam2_01_dog.mp4", "llamafactory_1.mp4", "llamafactory_3.mp4", "intel_car-detection.mp4",
-             "intel_bottle-detection.mp4")  # fmt: skip
-    clips = [_real_clip(shared / "videos" / name) for name in names]
     folder = tmp_path / "videos"
-    folder.mkdir()
-    encode(folder / "places.mp4", clips)
-    encode(folder / "returns.mp4", [clips[0], clips[1]] * 3)
-    encode(folder / "single.mp4", clips[:1])
+    join(shared / "videos", folder, ("home", "returns", "single"))
     main(["data", "index", str(folder)])
     out = tmp_path / "selected.jsonl"
     main(["data", "select", str(folder), "--out", str(out), *WORDS])
     (row,) = rows(out)
     found = row["meta"]["selection"]
-    assert row["key"] == "places" and found["shots"] == [[24 * place, 24 * (place + 1)] for place in range(5)]
+    assert row["key"] == "home" and found["shots"] == [[24 * place, 24 * (place + 1)] for place in range(5)]
     assert found["groups"] == [[place] for place in range(5)]
     dropped = {row["key"]: row["reason"] for row in rows(tmp_path / "selected.dropped.jsonl")}
     assert dropped == {"returns": "repetitive", "single": "few_shots"}
-
-
-def _real_clip(path):
-    """24 frames of a real video, 128 x 96."""
-    with av.open(str(path)) as container:
-        frames = [frame for frame, _ in zip(container.decode(video=0), range(24), strict=False)]
-    return np.stack([frame.reformat(128, 96, format="rgb24").to_ndarray() for frame in frames])
