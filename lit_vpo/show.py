@@ -82,12 +82,12 @@ def show(
         return None if clip is None else clip.frames
 
     rows = [row_of(number) for number in range(len(reader))]
-    if not blind:
+    if blind:
+        sheet = write_blind_page(rows, out, frames_of, seed)
+        print(f"{len(rows)} blind pairs: {out}; to fill in: {sheet}")
+    else:
         write_page(rows, out, frames_of)
         print(f"{len(rows)} pairs: {out}")
-        return
-    sheet = write_blind_page(rows, out, frames_of, seed)
-    print(f"{len(rows)} blind pairs: {out}; to fill in: {sheet}")
 
 
 def write_page(rows: Iterable[Row], out: str | Path, frames_of: Callable[[Row], Tensor | None]) -> None:

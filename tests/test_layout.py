@@ -35,6 +35,7 @@ FLOORS = {
         "cli",
         "cli_pairs",
         "cli_runs",
+        "cli_judging",
         "cli_select",
         "lightning_cli",
         "checkpoint_io",
