@@ -18,12 +18,12 @@ from lit_vpo.generations import (
     Ratio,
     Row,
     finite,
-    is_question,
     load_scorer,
     models_of,
     name_models,
     read_generations,
 )
+from lit_vpo.metrics.answers import is_question
 from lit_vpo.metrics.bootstrap import Interval, bootstrap_ratio, paired_bootstrap, per_clip
 from lit_vpo.protocols import CaptionScorer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from lit_vpo.atomic import read_lines
-from lit_vpo.metrics.answers import plain_answer
+from lit_vpo.metrics.answers import is_answered, is_right
 from lit_vpo.metrics.captions import CaptionCounts
 from lit_vpo.preferences.registry import resolve
 from lit_vpo.protocols import CaptionScorer
@@ -67,21 +67,6 @@ def load_scorer(name: str) -> CaptionScorer:
         ValueError: If there is none of that name.
     """
     return resolve("caption scorer", name, dict[str, CaptionScorer]())
-
-
-def is_question(row: Row) -> bool:
-    """Whether a row has options to choose from."""
-    return bool(row.get("meta", {}).get("options"))
-
-
-def is_right(row: Row) -> bool:
-    """Whether the response is the ground truth but for case, white space and full stops."""
-    return plain_answer(row["response"]) == plain_answer(row["ground_truth"])
-
-
-def is_answered(row: Row) -> bool:
-    """Whether the response is one of the options but for case, white space and full stops."""
-    return plain_answer(row["response"]) in map(plain_answer, row["meta"]["options"])
 
 
 def models_of(rows: Iterable[Row]) -> list[Any]:

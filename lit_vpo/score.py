@@ -16,13 +16,12 @@ from lit_vpo.generations import (
     QUESTION_STATISTICS,
     Row,
     finite,
-    is_question,
-    is_right,
     load_scorer,
     models_of,
     name_models,
     read_generations,
 )
+from lit_vpo.metrics.answers import is_question, is_right
 from lit_vpo.metrics.bootstrap import Interval, bootstrap_ratio, per_clip
 from lit_vpo.metrics.lengths import word_lengths
 from lit_vpo.protocols import CaptionScorer

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from .judging import ASK, VERDICTS, error, judge_prompt, quote, read, read_quote
+from .judging import (
+    VERDICTS,
+    error,
+    judge_answers,
+    judge_captions,
+    judge_prompt,
+    read,
+    read_answers,
+    read_captions,
+)
 from .language import CAPTION_PROMPTS, INTERVALS, NOTHING, caption, details, event_rows, phrase, sentences, within
 from .noise import HABITS, Noise, noisy_caption
 from .questions import PLACES, Question, ask
@@ -173,7 +182,7 @@ def _judge(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
     with_context = rng.random() < 0.5
     description = caption(scene, rng) if with_context else None
     return {
-        "prompt": judge_prompt(rng.choice(CAPTION_PROMPTS), answers, description, ASK),
+        "prompt": judge_prompt(rng.choice(CAPTION_PROMPTS), answers, description),
         "ground_truth": VERDICTS[errors[0] > errors[1]],
         "meta": {"options": list(VERDICTS), "kind": "judge with context" if with_context else "judge"},
     }
@@ -198,9 +207,11 @@ TASKS: dict[str, Task] = {
     "paragraph": _paragraph,
     "refine": _refine,
     "judge": _judge,
-    "quote": quote,
+    "judge_captions": judge_captions,
+    "judge_answers": judge_answers,
     "read": read,
-    "read_quote": read_quote,
+    "read_captions": read_captions,
+    "read_answers": read_answers,
     "pair": _pair,
 }
 MIXES = {
@@ -220,18 +231,21 @@ MIXES = {
         },
         HABITS,
     ),
-    # verdicts by quotation, also by text alone (see judging.read_quote); the rest keeps eyes and habits
+    # verdicts with reasons, first by text alone; then with the video too, the rest keeps eyes and habits
+    "reading": Mix({"read_captions": 6, "read_answers": 2, "read": 1, "paragraph": 1}),
     "judging": Mix(
         {
-            "quote": 6,
-            "read_quote": 4,
-            "read": 2,
+            "judge_captions": 5,
+            "judge_answers": 2,
+            "read_captions": 2,
+            "read_answers": 1,
             "paragraph": 1,
-            "refine": 2,
+            "refine": 3,
             "caption": 3,
             "timeline": 1,
             "interval": 1,
-            "question": 2,
+            "question": 3,
+            "second_clip": 1,
         },
         HABITS,
     ),
@@ -243,6 +257,6 @@ MIXES = {
     "paragraphs": Mix({"paragraph": 1}),
     "refinements": Mix({"refine": 1}),
     "judgements": Mix({"judge": 1}),
-    "quotes": Mix({"quote": 1}),
+    "verdicts": Mix({"judge_captions": 2, "judge_answers": 1}),
     "second_clips": Mix({"second_clip": 1}),
 }

@@ -1,6 +1,7 @@
 """Accuracy of multiple-choice questions whose options were scored, overall and by kind; and of answers in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,21 @@ _NAME_BYTES = 48
 def plain_answer(text: str) -> str:
     """A text without case, white space and full stops; two answers whose plain forms are equal are the same."""
     return "".join(text.lower().replace(".", " ").split())
+
+
+def is_question(row: Mapping[str, Any]) -> bool:
+    """Whether a row has options to choose from."""
+    return bool(row.get("meta", {}).get("options"))
+
+
+def is_right(row: Mapping[str, Any]) -> bool:
+    """Whether the response is the ground truth but for case, white space and full stops."""
+    return plain_answer(row["response"]) == plain_answer(row["ground_truth"])
+
+
+def is_answered(row: Mapping[str, Any]) -> bool:
+    """Whether the response is one of the options but for case, white space and full stops."""
+    return plain_answer(row["response"]) in map(plain_answer, row["meta"]["options"])
 
 
 def _option_accuracy_update(scores: Tensor, question_index: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:

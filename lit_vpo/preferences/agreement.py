@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torchmetrics.functional.classification import binary_cohen_kappa
 
+from lit_vpo.metrics.answers import is_question, is_right
 from lit_vpo.metrics.bootstrap import Interval, bootstrap_ratio, per_clip
 from lit_vpo.preferences.pairs import lengths_differ
 from lit_vpo.protocols import CaptionScorer
@@ -74,7 +75,7 @@ def exact_choices(verdicts: Iterable[Row], scorer: CaptionScorer) -> list[Choice
     """The choices of verdict rows beside those of the exact event judge, which prefers the answer that errs less.
 
     Rows without a choice are left out: the caller counts them. Errors are missed + incorrect + hallucinated events;
-    both answers are held against the same events.
+    both answers are held against the same events. Of a question with options the right answer is the better one.
 
     Args:
         verdicts: Rows with `answers`, `choice` and what the scorer needs.
@@ -89,7 +90,13 @@ def length_matched(first: str, second: str) -> bool:
 
 
 def _exact(row: Row, scorer: CaptionScorer) -> Choices:
-    counts = [scorer(text, dict(row)) for text in row["answers"]]
-    first, second = (each.missed + each.incorrect + each.hallucinated for each in counts)
+    first, second = (_errors(text, dict(row), scorer) for text in row["answers"])
     better = 0 if first == second else 1 if first < second else 2
     return Choices(row["key"], row["choice"], better, length_matched(*row["answers"]))
+
+
+def _errors(answer: str, row: dict[str, Any], scorer: CaptionScorer) -> int:
+    if is_question(row):
+        return int(not is_right(row | {"response": answer}))
+    counts = scorer(answer, row)
+    return counts.missed + counts.incorrect + counts.hallucinated

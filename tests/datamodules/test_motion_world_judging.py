@@ -1,16 +1,22 @@
-"""Imperfect viewers and verdicts by quotation: what they get wrong is known, and the older mixes stay as they were."""
+"""Imperfect viewers and verdicts with reasons: what they get wrong is known, and the older mixes stay as they were."""
 
+import dataclasses
 import hashlib
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_vpo.datamodules.motion_world import language, noisy_caption, sample_scene, score_caption, tasks
-from lit_vpo.datamodules.motion_world.judging import VERDICTS, error, judge_prompt, quotes
+from lit_vpo.datamodules.motion_world.judging import ASK, error, judge_prompt, reasons
 from lit_vpo.datamodules.motion_world.noise import Noise
+from lit_vpo.datamodules.motion_world.scene import Actor, Event
 from lit_vpo.datamodules.motion_world.slips import Slips, misread
+from lit_vpo.preferences.contexts import RetrospectionPrompts
+from lit_vpo.preferences.judges.verdicts import parse_verdict
 
 SCENES = [sample_scene("train", 0, index) for index in range(200)]
 OLDER = ["eyes", "habits", "pairs", "captions", "questions", "order_questions", "intervals", "paragraphs"]
@@ -65,41 +71,81 @@ def test_slips_are_probabilities(slips, message):
         Slips(**slips)
 
 
-def test_a_verdict_quotes_the_answer_that_errs_less():
+def test_reasons_by_hand():
+    red, blue = Actor("red", "square", (0, 0)), Actor("blue", "circle", (2, 2))
+    acts = [(0, "move left"), (1, "grow"), (0, "spin")]
+    events = tuple(Event(actor, act, second, second + 1) for second, (actor, act) in enumerate(acts))
+    scene = dataclasses.replace(SCENES[0], actors=(red, blue), events=events)
+    seen = "red square moves left 1. blue circle grows 2. red square spins 3."
+    true = "First, the red square slides left. Then the blue circle gets bigger. Finally, the red square spins."
+    nothing = "It is a lovely sunny day."
+    assert reasons(scene, (true, nothing)) == (
+        f"{seen} Response 1: {seen} no. in all 0. Response 2: no 1 2 3. in all 3."
+    )
+    early = "The red square moves left. The red square spins. The blue circle grows. Again, the red square spins."
+    invented = "The red square moves left. The blue circle shrinks. The green triangle spins. The red square spins."
+    assert reasons(scene, (early, invented)) == (
+        f"{seen} Response 1: red square moves left 1. red square spins 3. blue circle grows 2. red square spins 3. no. "
+        "in all 2. "  # one pair in the wrong order, half an error for what is told again
+        "Response 2: red square moves left 1. blue circle shrinks 0. green triangle spins 0. red square spins 3. no 2. "
+        "in all 2."  # one wrong act, one thing that is not there
+    )
+
+
+def answers_of(row):
+    """The two answers that a row asks about."""
+    return row["prompt"].split(" Response 1: ")[1].removesuffix(f" {ASK}").split(" Response 2: ")
+
+
+def description_of(row):
+    return row["prompt"].split("Video description: ")[1].split(" Question: ")[0]
+
+
+def test_a_verdict_on_captions_names_the_one_that_errs_less():
     places, kinds = Counter(), Counter()
     for scene in SCENES:
-        for row in tasks.rows(scene, tasks.MIXES["quotes"], 2, "quotes"):
-            answers = row["prompt"].split(" Response 1: ")[1].split(" Quote the")[0].split(" Response 2: ")
+        for row in tasks.rows(scene, tasks.Mix({"judge_captions": 1}), 2):
+            answers = answers_of(row)
             errors = [error(scene, answer) for answer in answers]
-            assert errors[0] != errors[1]
-            better = int(errors[0] > errors[1])
-            assert row["meta"]["options"] == quotes(answers)
-            assert row["ground_truth"] == f"{answers[better]} {VERDICTS[better]}"
+            better = 1 + int(errors[0] > errors[1])
+            assert errors[0] != errors[1] and parse_verdict(row["ground_truth"]) == better
+            assert row["ground_truth"] == f"{reasons(scene, answers)} My choice is Response {better}."
             places[better] += 1
             kinds[row["meta"]["kind"].rsplit(" ")[-1]] += 1
             if row["meta"]["kind"].endswith("true"):
-                assert error(scene, row["prompt"].split("Video description: ")[1].split(" Question: ")[0]) == 0
-    assert abs(places[0] - places[1]) < 50  # of 400
+                assert error(scene, description_of(row)) == 0
+    assert abs(places[1] - places[2]) < 50  # of 400
     assert {kind: round(8 * number / 400) for kind, number in kinds.items()} == {"none": 2, "true": 3, "own": 3}
 
 
-def test_the_two_orders_of_two_answers_ask_the_same_thing():
-    assert judge_prompt("What?", ("a.", "b."), None) == (
-        "Question: What? Response 1: a. Response 2: b. Quote the response that is better grounded in the video."
-    )
-    assert judge_prompt("What?", ("a.", "b."), "c.").startswith("Video description: c. Question: What? Response 1: a.")
-    assert quotes(("a.", "b.")) == ["a. My choice is Response 1.", "b. My choice is Response 2."]
+def test_a_verdict_on_answers_names_the_right_one_and_wrong_ones_may_mix_options():
+    places, mixed = Counter(), 0
+    for scene in SCENES:
+        for row in tasks.rows(scene, tasks.Mix({"judge_answers": 1}), 2):
+            options = row["prompt"].split("Options: ")[1].split(". Response 1: ")[0].split("; ")
+            answers, better = answers_of(row), parse_verdict(row["ground_truth"])
+            right, wrong = answers[better - 1], answers[2 - better]
+            assert row["ground_truth"] == f"{right}. My choice is Response {better}." and right in options
+            assert wrong != right
+            places[better] += 1
+            mixed += wrong not in options
+    assert abs(places[1] - places[2]) < 50 and 10 < mixed < 200  # of 400
+
+
+def test_the_prompt_is_that_of_the_experiment():
+    config = Path(__file__).parents[2] / "experiments/motion_world/isr_dpo/dpo.yaml"
+    resampler = yaml.safe_load(config.read_text(encoding="utf-8"))["trainer"]["callbacks"][-1]
+    prompts = RetrospectionPrompts(**resampler["init_args"]["prompts"])
+    for description in (None, "c."):
+        assert prompts.question("What?", description, "a.", "b.") == judge_prompt("What?", ("a.", "b."), description)
 
 
 def test_what_is_to_be_read_has_no_video_and_its_description_is_true():
-    for scene in SCENES[:50]:
-        (alone,) = tasks.rows(scene, tasks.Mix({"read_quote": 1}), 1)
-        (retold,) = tasks.rows(scene, tasks.Mix({"read": 1}), 1)
-        for row in (alone, retold):
-            assert row["media"] == {"video": None}
-            assert error(scene, row["prompt"].split("Video description: ")[1].split(" Question: ")[0]) == 0
-        assert retold["ground_truth"] == language.caption(scene)
-        assert alone["ground_truth"] in alone["meta"]["options"]
+    for scene in [scene for scene in SCENES if len(scene.of()) > 1][:50]:
+        for task in ("read_captions", "read_answers", "read"):
+            (row,) = tasks.rows(scene, tasks.Mix({task: 1}), 1)
+            assert row["media"] == {"video": None} and error(scene, description_of(row)) == 0
+            assert task != "read" or row["ground_truth"] == language.caption(scene)
 
 
 def test_the_rows_that_the_measured_bases_learnt_from_stay_the_same():
