@@ -15,6 +15,7 @@ from .slips import Slips, misread
 
 VERDICTS = ("My choice is Response 1.", "My choice is Response 2.")
 ASK = "Which response is better grounded in the video?"
+NUMBERS = range(1, 10)
 READABLE = ("order", "first/last", "direction", "yes/no")  # kinds of questions that a description can answer
 
 # from perfect to poor: pairs of all differences, so that easy ones lead to hard ones
@@ -80,24 +81,27 @@ def read(scene: Scene, noise: Noise, rng: random.Random) -> Row:
     }
 
 
-def reasons(scene: Scene, answers: Sequence[str]) -> str:
+def reasons(scene: Scene, answers: Sequence[str], rng: random.Random) -> str:
     """What a judge says before its verdict on captions: what happens, numbered; then of each answer the same of what it
     tells (0: it did not happen), which numbers it leaves out, and the number of its errors, rounded up.
+
+    Numbers rise, with gaps: of consecutive ones a small model learns to count and never to look them up.
     """
     events = [(scene.actors[event.actor].name, event.act) for event in within(scene) if event.actor is not None]
-    numbers = {event: number for number, event in reversed(list(enumerate(events, 1)))}  # if it happens twice the first
-    lines = [_told(*event, number) for number, event in enumerate(events, 1)]
+    rising = sorted(rng.sample(NUMBERS, len(events)))
+    numbers = dict(reversed(list(zip(events, rising, strict=True))))  # of an event that happens twice the first
+    lines = [_told(*event, number) for event, number in zip(events, rising, strict=True)]
     for place, answer in enumerate(answers, 1):
         claims = [claim for line in parse(answer) for claim in line.claims]
         told = [_told(*claim, numbers.get(claim, 0)) for claim in claims]
-        left_out = " ".join(["no", *(str(numbers[event]) for event in dict.fromkeys(events) if event not in claims)])
+        left_out = ":".join(["no", *(str(numbers[event]) for event in dict.fromkeys(events) if event not in claims)])
         num_errors = math.ceil(error(scene, answer) * max(1, len(events)))
         lines.append(" ".join([f"Response {place}:", *told, f"{left_out}. in all {num_errors}."]))
     return " ".join(lines)
 
 
 def _told(actor: str, act: str, number: int) -> str:
-    return f"{actor} {PHRASINGS[act][0]} {number}."
+    return f"{actor} {PHRASINGS[act][0]}:{number}."
 
 
 def _captions_judged(scene: Scene, kind: str, description: str | None, rng: random.Random) -> Row | None:
@@ -105,7 +109,7 @@ def _captions_judged(scene: Scene, kind: str, description: str | None, rng: rand
     errors = [error(scene, answer) for answer in answers]
     if errors[0] == errors[1]:
         return None
-    notes = reasons(scene, answers)
+    notes = reasons(scene, answers, rng)
     return _judged(rng.choice(CAPTION_PROMPTS), answers, description, notes, int(errors[0] > errors[1]), kind)
 
 

@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import math
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -76,18 +78,23 @@ def test_reasons_by_hand():
     acts = [(0, "move left"), (1, "grow"), (0, "spin")]
     events = tuple(Event(actor, act, second, second + 1) for second, (actor, act) in enumerate(acts))
     scene = dataclasses.replace(SCENES[0], actors=(red, blue), events=events)
-    seen = "red square moves left 1. blue circle grows 2. red square spins 3."
+
+    class Drawn(random.Random):
+        def sample(self, population, k, *, counts=None):
+            return [9, 2, 5][:k]  # the numbers rise all the same
+
+    seen = "red square moves left:2. blue circle grows:5. red square spins:9."
     true = "First, the red square slides left. Then the blue circle gets bigger. Finally, the red square spins."
     nothing = "It is a lovely sunny day."
-    assert reasons(scene, (true, nothing)) == (
-        f"{seen} Response 1: {seen} no. in all 0. Response 2: no 1 2 3. in all 3."
+    assert reasons(scene, (true, nothing), Drawn()) == (
+        f"{seen} Response 1: {seen} no. in all 0. Response 2: no:2:5:9. in all 3."
     )
     early = "The red square moves left. The red square spins. The blue circle grows. Again, the red square spins."
     invented = "The red square moves left. The blue circle shrinks. The green triangle spins. The red square spins."
-    assert reasons(scene, (early, invented)) == (
-        f"{seen} Response 1: red square moves left 1. red square spins 3. blue circle grows 2. red square spins 3. no. "
+    assert reasons(scene, (early, invented), Drawn()) == (
+        f"{seen} Response 1: red square moves left:2. red square spins:9. blue circle grows:5. red square spins:9. no. "
         "in all 2. "  # one pair in the wrong order, half an error for what is told again
-        "Response 2: red square moves left 1. blue circle shrinks 0. green triangle spins 0. red square spins 3. no 2. "
+        "Response 2: red square moves left:2. blue circle shrinks:0. green triangle spins:0. red square spins:9. no:5. "
         "in all 2."  # one wrong act, one thing that is not there
     )
 
@@ -109,7 +116,8 @@ def test_a_verdict_on_captions_names_the_one_that_errs_less():
             errors = [error(scene, answer) for answer in answers]
             better = 1 + int(errors[0] > errors[1])
             assert errors[0] != errors[1] and parse_verdict(row["ground_truth"]) == better
-            assert row["ground_truth"] == f"{reasons(scene, answers)} My choice is Response {better}."
+            counted = [f"in all {math.ceil(each * max(1, len(scene.of())))}." for each in errors]
+            assert re.findall(r"in all \d+\.", row["ground_truth"]) == counted
             places[better] += 1
             kinds[row["meta"]["kind"].rsplit(" ")[-1]] += 1
             if row["meta"]["kind"].endswith("true"):
