@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from .language import CAPTION_PROMPTS, PHRASINGS, caption, details, event_rows, within
+from .language import CAPTION_PROMPTS, NOTHING, PHRASINGS, caption, details, event_rows, phrase, sentences, within
 from .noise import HABITS, Noise, noisy_caption
 from .parsing import parse, score_caption
 from .questions import Question, ask
@@ -21,6 +21,7 @@ READABLE = ("order", "first/last", "direction", "yes/no")  # kinds of questions 
 # from perfect to poor: pairs of all differences, so that easy ones lead to hard ones
 EYES = (Slips(), Slips(0.1, 0.05, 0.05), Slips(0.2, 0.15, 0.15), Slips(0.5, 0.3, 0.35))
 DESCRIBER = Slips(0.15, 0.1, 0.1)
+SCATTERED = Slips(0.3, 0.4, 0.4)
 Row = dict[str, Any]
 DESCRIPTIONS = {"none": 2, "true": 3, "own": 3}  # shares of what stands beside two answers, where there is a video
 
@@ -38,6 +39,18 @@ def two_answers(scene: Scene, rng: random.Random) -> tuple[str, str]:
     return first, second
 
 
+def two_lists(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """Captions whose events stand in no order: whoever reads line by line in step with a description cannot judge."""
+    first, second = (_shuffled(misread(scene, SCATTERED, rng), rng) for _ in range(2))
+    return first, second
+
+
+def _shuffled(scene: Scene, rng: random.Random) -> str:
+    phrases = [phrase(scene, event, rng) for event in within(scene)]
+    rng.shuffle(phrases)
+    return " ".join(sentences(phrases, rng)) or NOTHING
+
+
 def judge_prompt(question: str, answers: Sequence[str], description: str | None) -> str:
     """Asks for the better of two answers, with a description of the video or without."""
     context = f"Video description: {description} " if description is not None else ""
@@ -52,12 +65,17 @@ def judge_captions(scene: Scene, noise: Noise, rng: random.Random) -> Row | None
     Descriptions are true, or those of an imperfect viewer like the policy itself, or there is none.
     """
     kind = rng.choices(list(DESCRIPTIONS), list(DESCRIPTIONS.values()))[0]
-    return _captions_judged(scene, kind, _description(scene, kind, rng), rng)
+    return _captions_judged(scene, kind, _description(scene, kind, rng), two_answers(scene, rng), rng)
 
 
 def read_captions(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
     """The same by a true description alone, without the video: who can look does not learn to read."""
-    return _unseen(_captions_judged(scene, "alone", caption(scene, rng), rng))
+    return _unseen(_captions_judged(scene, "alone", caption(scene, rng), two_answers(scene, rng), rng))
+
+
+def read_lists(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
+    """The same of captions without order, from which looking up is learnt first."""
+    return _unseen(_captions_judged(scene, "alone", caption(scene, rng), two_lists(scene, rng), rng))
 
 
 def judge_answers(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
@@ -104,8 +122,9 @@ def _told(actor: str, act: str, number: int) -> str:
     return f"{actor} {PHRASINGS[act][0]}:{number}."
 
 
-def _captions_judged(scene: Scene, kind: str, description: str | None, rng: random.Random) -> Row | None:
-    answers = two_answers(scene, rng)
+def _captions_judged(
+    scene: Scene, kind: str, description: str | None, answers: Sequence[str], rng: random.Random
+) -> Row | None:
     errors = [error(scene, answer) for answer in answers]
     if errors[0] == errors[1]:
         return None

@@ -15,6 +15,7 @@ from .judging import (
     read,
     read_answers,
     read_captions,
+    read_lists,
 )
 from .language import CAPTION_PROMPTS, INTERVALS, NOTHING, caption, details, event_rows, phrase, sentences, within
 from .noise import HABITS, Noise, noisy_caption
@@ -210,6 +211,7 @@ TASKS: dict[str, Task] = {
     "judge_captions": judge_captions,
     "judge_answers": judge_answers,
     "read": read,
+    "read_lists": read_lists,
     "read_captions": read_captions,
     "read_answers": read_answers,
     "pair": _pair,
@@ -232,7 +234,7 @@ MIXES = {
         HABITS,
     ),
     # verdicts with reasons, first by text alone; then with the video too, the rest keeps eyes and habits
-    "reading": Mix({"read_captions": 6, "read_answers": 2, "read": 1, "paragraph": 1}),
+    "reading": Mix({"read_lists": 6, "read_captions": 2, "read_answers": 1, "read": 1}),
     "judging": Mix(
         {
             "judge_captions": 5,

@@ -68,6 +68,17 @@ def test_the_exact_judge_prefers_fewer_errors_of_any_kind(make_verdict):
     ]
 
 
+def test_the_right_answer_to_a_question_is_the_better_one(make_verdict):
+    asked = {"ground_truth": "the red square", "meta": {"options": ["the red square", "the blue circle"]}}
+    rows = [
+        make_verdict("a", ["The red square.", "the blue circle"], (2, 2), **asked),
+        make_verdict("b", ["the red circle", "the red square"], (2, 2), **asked),
+        make_verdict("c", ["the red circle", "the blue circle"], (2, 2), **asked),  # both are wrong
+    ]
+    found = exact_choices(rows, scorer)  # which would count no error in any of them
+    assert [(each.judge, each.other) for each in found] == [(2, 1), (2, 2), (2, 0)]
+
+
 @pytest.mark.parametrize("counts, matched", [((10, 11), True), ((11, 10), True), ((10, 12), False), ((0, 0), True)])
 def test_ten_per_cent_of_words_apart_is_matched(counts, matched):
     assert length_matched(*("word " * n for n in counts)) is matched
