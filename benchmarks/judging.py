@@ -56,11 +56,20 @@ class Policy:
 
     def answer(self, prompts: Sequence[Row], told: str, decoding: Decoding = GREEDY, num: int = 1) -> list[Row]:
         """`num` answers to each prompt."""
+        batches = track(self._batches(prompts, "predict"), told)
+        return [row for batch in batches for row in self.module.generations(batch, num, decoding)]
+
+    def choose(self, asked: Sequence[Row], told: str) -> list[Row]:
+        """The scores of the options of each question."""
+        batches = track(self._batches(asked, "predict_questions"), told)
+        return [row for batch in batches for row in self.module.choices(batch)]
+
+    def _batches(self, prompts: Sequence[Row], kind: str) -> list[Any]:
         with tempfile.TemporaryDirectory() as folder:
             write_overlay(f"{folder}/rows.jsonl", prompts)
             source = Source(self.shards, f"{folder}/rows.jsonl")
-            batches: Any = InstructionDataModule(self.model, predict=source, batch_size=64).predict_dataloader()
-            return [row for batch in track(batches, told) for row in self.module.generations(batch, num, decoding)]
+            data = InstructionDataModule(self.model, **{kind: source}, batch_size=64)
+            return list(data.predict_dataloader())
 
     def describe(self, scenes: Sequence[Scene], previous: dict[str, Row]) -> dict[str, Row]:
         """The model's next description of each clip."""
@@ -81,7 +90,7 @@ def measure(model: str, shards: str, limit: int | None) -> Iterator[tuple[str, l
         contexts = JudgeContexts(source, first if source == "stale" else second, true_caption)
         compared = comparisons(candidates, contexts, 1)
         asked = questions(compared, policy.prompts)
-        replies = policy.answer(asked, f"verdicts, context {source}")
+        replies = policy.choose(asked, f"verdicts, context {source}")
         yield source, verdict_rows(compared, read_replies(replies, asked), {"judge": "self", "context": source})
 
 

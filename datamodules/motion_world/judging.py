@@ -1,11 +1,10 @@
-"""Judging two answers: imperfect ones with a known number of errors, and a verdict that gives its reasons first."""
+"""Judging two answers: imperfect ones with a known number of errors, and the better response as the verdict."""
 
-import math
 import random
 from collections.abc import Sequence
 from typing import Any
 
-from .language import CAPTION_PROMPTS, NOTHING, PHRASINGS, caption, details, event_rows, phrase, sentences, within
+from .language import CAPTION_PROMPTS, PHRASINGS, caption, details, event_rows
 from .noise import HABITS, Noise, noisy_caption
 from .parsing import parse, score_caption
 from .questions import Question, ask
@@ -15,13 +14,13 @@ from .slips import Slips, misread
 
 VERDICTS = ("My choice is Response 1.", "My choice is Response 2.")
 ASK = "Which response is better grounded in the video?"
-NUMBERS = range(1, 10)
+ASK_BETTER = "Write the response that is better grounded in the video."
+TRUTHFUL = Noise(verbosity=0.35, repetition=0.1)  # what a good response may do: say more than it must, rarely twice
 READABLE = ("order", "first/last", "direction", "yes/no")  # kinds of questions that a description can answer
 
 # from perfect to poor: pairs of all differences, so that easy ones lead to hard ones
 EYES = (Slips(), Slips(0.1, 0.05, 0.05), Slips(0.2, 0.15, 0.15), Slips(0.5, 0.3, 0.35))
 DESCRIBER = Slips(0.15, 0.1, 0.1)
-SCATTERED = Slips(0.3, 0.4, 0.4)
 Row = dict[str, Any]
 DESCRIPTIONS = {"none": 2, "true": 3, "own": 3}  # shares of what stands beside two answers, where there is a video
 
@@ -39,47 +38,30 @@ def two_answers(scene: Scene, rng: random.Random) -> tuple[str, str]:
     return first, second
 
 
-def two_lists(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """Captions whose events stand in no order: whoever reads line by line in step with a description cannot judge."""
-    first, second = (_shuffled(misread(scene, SCATTERED, rng), rng) for _ in range(2))
-    return first, second
-
-
-def _shuffled(scene: Scene, rng: random.Random) -> str:
-    phrases = [phrase(scene, event, rng) for event in within(scene)]
-    rng.shuffle(phrases)
-    return " ".join(sentences(phrases, rng)) or NOTHING
-
-
-def judge_prompt(question: str, answers: Sequence[str], description: str | None) -> str:
+def judge_prompt(question: str, answers: Sequence[str], description: str | None, ask: str = ASK_BETTER) -> str:
     """Asks for the better of two answers, with a description of the video or without."""
     context = f"Video description: {description} " if description is not None else ""
-    return f"{context}Question: {question} Response 1: {answers[0]} Response 2: {answers[1]} {ASK}"
+    return f"{context}Question: {question} Response 1: {answers[0]} Response 2: {answers[1]} {ask}"
 
 
 def judge_captions(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
-    """ISR-DPO's pairwise verdict on captions, with its reasons before it; ties make no question.
+    """ISR-DPO's pairwise verdict on captions, as the response that should have been written; ties make no question.
 
     A bare verdict is one bit behind a hundred words, too little for a small language model to learn comparing texts
-    from. The reasons list what happens and look up in the list what is told, so that each step is a look at few words.
+    from; every word of a good response is a lesson. The verdict is read off the likelihood of the two responses.
     Descriptions are true, or those of an imperfect viewer like the policy itself, or there is none.
     """
     kind = rng.choices(list(DESCRIPTIONS), list(DESCRIPTIONS.values()))[0]
-    return _captions_judged(scene, kind, _description(scene, kind, rng), two_answers(scene, rng), rng)
+    return _captions_judged(scene, kind, _description(scene, kind, rng), rng)
 
 
 def read_captions(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
     """The same by a true description alone, without the video: who can look does not learn to read."""
-    return _unseen(_captions_judged(scene, "alone", caption(scene, rng), two_answers(scene, rng), rng))
-
-
-def read_lists(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
-    """The same of captions without order, from which looking up is learnt first."""
-    return _unseen(_captions_judged(scene, "alone", caption(scene, rng), two_lists(scene, rng), rng))
+    return _unseen(_captions_judged(scene, "alone", caption(scene, rng), rng))
 
 
 def judge_answers(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
-    """The verdict on two answers to a question, of which one is right; the reason is the right answer."""
+    """The verdict on two answers to a question, of which one is right."""
     kind = rng.choices(list(DESCRIPTIONS), list(DESCRIPTIONS.values()))[0]
     return _answers_judged(ask(scene, rng), kind, _description(scene, kind, rng), rng)
 
@@ -99,46 +81,21 @@ def read(scene: Scene, noise: Noise, rng: random.Random) -> Row:
     }
 
 
-def reasons(scene: Scene, answers: Sequence[str], rng: random.Random) -> str:
-    """What a judge says before its verdict on captions: what happens, numbered; then of each answer the same of what it
-    tells (0: it did not happen), which numbers it leaves out, and the number of its errors, rounded up.
-
-    Numbers rise, with gaps: of consecutive ones a small model learns to count and never to look them up.
-    """
-    events = [(scene.actors[event.actor].name, event.act) for event in within(scene) if event.actor is not None]
-    rising = sorted(rng.sample(NUMBERS, len(events)))
-    numbers = dict(reversed(list(zip(events, rising, strict=True))))  # of an event that happens twice the first
-    lines = [_told(*event, number) for event, number in zip(events, rising, strict=True)]
-    for place, answer in enumerate(answers, 1):
-        claims = [claim for line in parse(answer) for claim in line.claims]
-        told = [_told(*claim, numbers.get(claim, 0)) for claim in claims]
-        left_out = ":".join(["no", *(str(numbers[event]) for event in dict.fromkeys(events) if event not in claims)])
-        num_errors = math.ceil(error(scene, answer) * max(1, len(events)))
-        lines.append(" ".join([f"Response {place}:", *told, f"{left_out}. in all {num_errors}."]))
-    return " ".join(lines)
-
-
-def _told(actor: str, act: str, number: int) -> str:
-    return f"{actor} {PHRASINGS[act][0]}:{number}."
-
-
-def _captions_judged(
-    scene: Scene, kind: str, description: str | None, answers: Sequence[str], rng: random.Random
-) -> Row | None:
+def _captions_judged(scene: Scene, kind: str, description: str | None, rng: random.Random) -> Row | None:
+    answers = two_answers(scene, rng)
     errors = [error(scene, answer) for answer in answers]
     if errors[0] == errors[1]:
         return None
-    notes = reasons(scene, answers, rng)
-    return _judged(rng.choice(CAPTION_PROMPTS), answers, description, notes, int(errors[0] > errors[1]), kind)
+    better = noisy_caption(scene, TRUTHFUL, rng)
+    return _judged(rng.choice(CAPTION_PROMPTS), answers, description, better, kind)
 
 
 def _answers_judged(question: Question | None, kind: str, description: str | None, rng: random.Random) -> Row | None:
     if question is None:
         return None
-    right, wrong = question["answer"], _wrong(question, rng)
-    better = rng.randrange(2)
-    answers = (wrong, right) if better else (right, wrong)
-    return _judged(question_prompt(question), answers, description, f"{right}.", better, kind)
+    answers = [question["answer"], _wrong(question, rng)]
+    rng.shuffle(answers)
+    return _judged(question_prompt(question), answers, description, question["answer"], kind)
 
 
 def _wrong(question: Question, rng: random.Random) -> str:
@@ -151,10 +108,10 @@ def _wrong(question: Question, rng: random.Random) -> str:
     return mixed if mixed != question["answer"] else option
 
 
-def _judged(question: str, answers: Sequence[str], description: str | None, notes: str, better: int, kind: str) -> Row:
+def _judged(question: str, answers: Sequence[str], description: str | None, better: str, kind: str) -> Row:
     return {
         "prompt": judge_prompt(question, answers, description),
-        "ground_truth": f"{notes} {VERDICTS[better]}",
+        "ground_truth": better,
         "meta": {"kind": f"description: {kind}"},
     }
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from .judging import (
+    ASK,
     VERDICTS,
     error,
     judge_answers,
@@ -15,7 +16,6 @@ from .judging import (
     read,
     read_answers,
     read_captions,
-    read_lists,
 )
 from .language import CAPTION_PROMPTS, INTERVALS, NOTHING, caption, details, event_rows, phrase, sentences, within
 from .noise import HABITS, Noise, noisy_caption
@@ -183,7 +183,7 @@ def _judge(scene: Scene, noise: Noise, rng: random.Random) -> Row | None:
     with_context = rng.random() < 0.5
     description = caption(scene, rng) if with_context else None
     return {
-        "prompt": judge_prompt(rng.choice(CAPTION_PROMPTS), answers, description),
+        "prompt": judge_prompt(rng.choice(CAPTION_PROMPTS), answers, description, ASK),
         "ground_truth": VERDICTS[errors[0] > errors[1]],
         "meta": {"options": list(VERDICTS), "kind": "judge with context" if with_context else "judge"},
     }
@@ -211,7 +211,6 @@ TASKS: dict[str, Task] = {
     "judge_captions": judge_captions,
     "judge_answers": judge_answers,
     "read": read,
-    "read_lists": read_lists,
     "read_captions": read_captions,
     "read_answers": read_answers,
     "pair": _pair,
@@ -233,13 +232,13 @@ MIXES = {
         },
         HABITS,
     ),
-    # verdicts with reasons, first by text alone; then with the video too, the rest keeps eyes and habits
-    "reading": Mix({"read_lists": 6, "read_captions": 2, "read_answers": 1, "read": 1}),
+    # verdicts, first by text alone; then with the video too, and the rest keeps eyes and habits
+    "reading": Mix({"read_captions": 5, "read_answers": 3, "read": 1, "paragraph": 1}),
     "judging": Mix(
         {
             "judge_captions": 5,
-            "judge_answers": 2,
-            "read_captions": 2,
+            "judge_answers": 3,
+            "read_captions": 3,
             "read_answers": 1,
             "paragraph": 1,
             "refine": 3,

@@ -129,13 +129,17 @@ class VideoLMModule(PolicyModule):
 
     @torch.no_grad()
     def choices(self, batch: QuestionBatch) -> list[dict[str, Any]]:
-        """Each question's record with `option_logps` and the likeliest option as its `response`; nothing is drawn."""
-        scores = self.logps(batch, self.encode(batch)).sums
+        """Each question's record with the likeliest option as its `response`; nothing is drawn.
+
+        Beside it stand `option_logps` (log-likelihoods) and `option_tokens` (how many tokens each is the sum of).
+        """
+        scores = self.logps(batch, self.encode(batch))
         rows = []
         for number, record in enumerate(batch["records"]):
-            logps = scores[batch["question_index"] == number]
-            response = record["meta"]["options"][int(logps.argmax())]
-            rows.append(record | {"response": response, "finished": True, "option_logps": logps.tolist()})
+            own = batch["question_index"] == number
+            logps, lengths = scores.sums[own], scores.lengths[own]
+            row = {"response": record["meta"]["options"][int(logps.argmax())], "finished": True}
+            rows.append(record | row | {"option_logps": logps.tolist(), "option_tokens": lengths.tolist()})
         return rows
 
     @override

@@ -111,7 +111,7 @@ def read_replies(replies: Sequence[Row], asked: Sequence[Row], whole: bool = Tru
 def _opinion(row: Row) -> Opinion:
     if "option_logps" not in row:
         return Opinion(parse_verdict(row["response"]), row["response"])
-    first, second = row["option_logps"]
+    first, second = (logp / tokens for logp, tokens in zip(row["option_logps"], row["option_tokens"], strict=True))
     return Opinion(None if first == second else 1 if first > second else 2, row["response"], (first, second))
 
 
