@@ -91,7 +91,10 @@ def measure(model: str, shards: str, limit: int | None) -> Iterator[tuple[str, l
         compared = comparisons(candidates, contexts, 1)
         asked = questions(compared, policy.prompts)
         replies = policy.choose(asked, f"verdicts, context {source}")
-        yield source, verdict_rows(compared, read_replies(replies, asked), {"judge": "self", "context": source})
+        yield (
+            source,
+            verdict_rows(compared, read_replies(replies, asked, policy.prompts), {"judge": "self", "context": source}),
+        )
 
 
 def table(verdicts: dict[str, list[Row]]) -> Iterator[str]:

@@ -155,4 +155,4 @@ class SelfRetrospectiveResampler(Resampler):
         asked = questions(compared, self.prompts)
         replies = sampling.answers("replies", asked, questions=self.by == "likelihood", together=2)
         identity = {"judge": "self", "by": self.by, "context": self.context}
-        return verdict_rows(compared, read_replies(replies, asked, whole=False), identity)
+        return verdict_rows(compared, read_replies(replies, asked, self.prompts, whole=False), identity)

@@ -172,7 +172,7 @@ def write_judged(
         asked, rows = questions(compared, judging.wordings), _read(str(replies))
         by = "likelihood" if any("option_logps" in row for row in rows) else "text"
         identity: Row = {"judge": "self", "by": by, "context": judging.context}
-        verdicts = verdict_rows(compared, read_replies(rows, asked), identity)
+        verdicts = verdict_rows(compared, read_replies(rows, asked, judging.wordings), identity)
     else:
         other = RandomJudge(seed) if judge == "random" else resolve("judge", judge, {"longer": LongerWins})()
         verdicts = verdict_rows(compared, ask_judge(compared, other), other.identity)

@@ -1,77 +1,76 @@
-"""The base that judges goes by the video, and the benchmark's two orders by hand."""
+"""The base that judges goes by the video and by what it reads, and the benchmark's table by hand."""
 
 import pathlib
 import sys
 
 import pytest
-import torch
 
-from lit_vpo.datamodules import InstructionDataModule, write_overlay
 from lit_vpo.datamodules.manifest import Manifest
-from lit_vpo.datamodules.motion_world.language import caption
+from lit_vpo.datamodules.motion_world import true_caption
 from lit_vpo.datamodules.motion_world.scene import scene_of
-from lit_vpo.datamodules.sources import Source
-from lit_vpo.modules import SFTModule
+from lit_vpo.datamodules.motion_world.tasks import base_record
+from lit_vpo.preferences.comparisons import comparisons, questions, read_replies, verdict_rows
+from lit_vpo.preferences.contexts import JudgeContexts
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from judging import Case, Verdicts, line
+from judging import Policy, line, table
 
 NAME = "motion_world_judge"
-TRUE, FALSE = "The red square moves left.", "The blue circle grows."
 
 
-def case(key, better=0):
-    return Case("task", "true", key, better, "What happens in the video?", (TRUE, FALSE), TRUE)
+def asked_about(world):
+    """Of each clip the true answer and, as the second one, that of the next clip."""
+    records = [base_record(scene_of(sample.key)) for sample in Manifest.load(world).samples]
+    captions = [true_caption(record) for record in records]
+    return [
+        record | {"prompt_id": record["id"], "candidate": number, "response": text, "finished": True}
+        for record, *answers in zip(records, captions, captions[1:] + captions[:1], strict=True)
+        for number, text in enumerate(answers)
+    ]
 
 
-def test_both_orders_ask_for_the_same_answer():
-    for better, text in ((0, TRUE), (1, FALSE)):
-        first, second = (case("clip", better).row(order, bare=False) for order in (0, 1))
-        assert [row["ground_truth"] for row in (first, second)] == [
-            f"{text} My choice is Response {1 + better}.",
-            f"{text} My choice is Response {2 - better}.",
-        ]
-        assert f"Response 1: {TRUE} Response 2: {FALSE}" in first["prompt"]
-        assert f"Response 1: {FALSE} Response 2: {TRUE}" in second["prompt"]
-    assert case("clip", 1).row(1, bare=True)["ground_truth"] == "My choice is Response 1."
+@pytest.fixture(scope="module")
+def verdicts(world):
+    """Of the shipped base, by no description, by the true one and by that of the next clip."""
+    policy, candidates = Policy(NAME, str(world)), asked_about(world)
+    true = {row["key"]: {"context": row["response"]} for row in candidates if row["candidate"] == 0}
+    judged = {}
+    for source in ("none", "own", "other"):
+        compared = comparisons(candidates, JudgeContexts(source, true, true_caption), 1)
+        asked = questions(compared, policy.prompts)
+        judged[source] = verdict_rows(compared, read_replies(policy.choose(asked, source), asked, policy.prompts), {})
+    return judged
 
 
-@pytest.mark.parametrize(
-    ("better", "margins", "credit", "num_first"),
-    [
-        (0, (2.0, 1.0), 1.0, 1),  # right in both orders: once the first, once the second
-        (1, (2.0, 1.0), 1.0, 1),
-        (0, (-2.0, -1.0), 0.0, 1),
-        (0, (2.0, -1.0), 0.5, 2),  # always the first
-        (1, (2.0, -1.0), 0.5, 0),  # always the second
-        (1, (0.0, 1.0), 0.75, 2),  # a tie is half a choice
-    ],
-)
-def test_verdicts_by_hand(better, margins, credit, num_first):
-    verdicts = Verdicts(case("clip", better), margins)
-    assert (verdicts.credit, verdicts.num_first) == (credit, num_first)
+def margins(rows):
+    """How much likelier the true answer is, in both orders of each pair."""
+    return [first - second for row in rows for first, second in row["scores"]]
 
 
-def test_a_line_of_the_table_by_hand():
-    verdicts = [Verdicts(case(str(n)), margins) for n, margins in enumerate([(1, 1), (1, 1), (-1, -1), (1, -1)])]
-    assert line(verdicts).split(" | ")[1:] == ["75.0%", "66.7%", "62.5%", "4"]
-    assert line(verdicts).startswith("62.5% [")  # (1 + 1 + 0 + 0.5) / 4
+def test_its_verdict_goes_by_the_video(verdicts):
+    assert sum(margin > 0 for margin in margins(verdicts["none"])) >= 14  # of 16; by chance in one of 480 cases
 
 
-def test_its_verdict_goes_by_the_video(world, tmp_path):
-    judge = SFTModule(NAME, tuning="language_model")
-    judge.configure_model()
-    scenes = [scene_of(sample.key) for sample in Manifest.load(world).samples]
-    captions = [caption(scene) for scene in scenes]
-    rows = []
-    for scene, true, false in zip(scenes, captions, captions[1:] + captions[:1], strict=True):
-        each = Case("task", "none", scene.key, 0, "What happens in the video?", (true, false), None)
-        rows += [each.row(order, bare=False) | {"id": f"{scene.key}/{order}"} for order in (0, 1)]
-    write_overlay(tmp_path / "rows.jsonl", rows)
-    data = InstructionDataModule(NAME, val_questions=Source(str(world), str(tmp_path / "rows.jsonl")), batch_size=16)
-    (batch,) = data.val_dataloader()[0]
-    with torch.no_grad():
-        scores = judge.logps(batch, judge.encode(batch)).sums.view(-1, 2)
-    right = (scores.argmax(1) == batch["answer"]).sum()
-    assert len(rows) == 16 and right >= 14  # by chance in one of 480 cases
+def test_its_verdict_goes_by_what_it_reads(verdicts):
+    read, misled = margins(verdicts["own"]), margins(verdicts["other"])
+    assert sum(a > b for a, b in zip(read, misled, strict=True)) >= 14
+
+
+def test_a_line_of_the_table_by_hand(make_verdict):
+    events = [{"text": "the red square moves left", "start_s": 0, "end_s": 1, "modality": "visual"}]
+    right, wrong = "The red square moves left.", "The blue circle grows."
+    told = {"events": events, "ground_truth": right}
+    rows = [
+        make_verdict("a", [right, wrong], (1, 1), **told),
+        make_verdict("b", [wrong, right], (2, 2), **told),
+        make_verdict("c", [right, wrong], (2, 2), **told),
+        make_verdict("d", [right, wrong], (1, 2), **told),
+    ]
+    # 2 of 3 are right; kappa of (1, 1), (2, 2), (2, 1): (2/3 - 4/9) / (1 - 4/9); 5 of 8 replies name the first place
+    cells = line(rows).split(" | ")
+    assert cells[0].startswith("66.7% [") and cells[1:] == ["0.40", "3", "75.0%", "100.0%", "62.5%", "66.7%"]
+    asked = {"ground_truth": "yes", "meta": {"options": ["yes", "no"]}}
+    lines = list(table({"own": [*rows, make_verdict("e", ["yes", "no"], (2, 2), **asked)]}))
+    assert [each.split(" | ")[:2] for each in lines[2:]] == [["| captions", "own"], ["| questions", "own"]]
+    assert " | 0.0% [0.0, 0.0] | " in lines[3]

@@ -86,12 +86,15 @@ def questions(compared: Sequence[Row], prompts: RetrospectionPrompts) -> list[Ro
     return rows
 
 
-def read_replies(replies: Sequence[Row], asked: Sequence[Row], whole: bool = True) -> dict[str, Opinion]:
+def read_replies(
+    replies: Sequence[Row], asked: Sequence[Row], prompts: RetrospectionPrompts, whole: bool = True
+) -> dict[str, Opinion]:
     """The policy's opinions on `questions`, by their ids: of scored options the likelier, else the parsed reply.
 
     Args:
-        replies: Rows of `predict` with `response`, and `option_logps` where options were scored.
+        replies: Rows of `predict` with `response`, and `option_logps` and `option_tokens` where options were scored.
         asked: The questions.
+        prompts: Their wordings, which say how options of different lengths compare.
         whole: Refuse a question without a reply; else it has no opinion (the loader put it aside, with its reason).
 
     Raises:
@@ -105,13 +108,14 @@ def read_replies(replies: Sequence[Row], asked: Sequence[Row], whole: bool = Tru
             raise ValueError(
                 f"the reply to {row['id']} answers another question: ask anew with these answers and contexts"
             )
-    return {row["id"]: _opinion(found[row["id"]]) if row["id"] in found else Opinion(None, None) for row in asked}
+    answered = {name: _opinion(row, prompts) for name, row in found.items()}
+    return {row["id"]: answered.get(row["id"], Opinion(None, None)) for row in asked}
 
 
-def _opinion(row: Row) -> Opinion:
+def _opinion(row: Row, prompts: RetrospectionPrompts) -> Opinion:
     if "option_logps" not in row:
         return Opinion(parse_verdict(row["response"]), row["response"])
-    first, second = (logp / tokens for logp, tokens in zip(row["option_logps"], row["option_tokens"], strict=True))
+    first, second = prompts.scores(row["option_logps"], row["option_tokens"])
     return Opinion(None if first == second else 1 if first > second else 2, row["response"], (first, second))
 
 
@@ -138,9 +142,10 @@ def verdict_rows(compared: Sequence[Row], opinions: Mapping[str, Opinion], judge
 
     Returns:
         Each row with `raw` (the replies to orders 12 and 21), `choices` (the number of the answer that each prefers),
-        `scores` (log-likelihoods by the answers' numbers in each order; None if nothing was scored), `choice` (of both
-        orders; None without one) and its `reason`: also `unparsable` (an order named neither), `inconsistent`, and
-        `unfinished` (the preferred answer was cut at the token limit, which nobody should learn from).
+        `scores` (what the verdicts were compared by, by the answers' numbers in each order; None if nothing was
+        scored), `choice` (of both orders; None without one) and its `reason`: also `unparsable` (an order named
+        neither), `inconsistent`, and `unfinished` (the preferred answer was cut at the token limit, which nobody should
+        learn from).
     """
     return [_judged(row, opinions) | {"judge": judge} for row in compared]
 

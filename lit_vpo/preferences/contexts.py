@@ -26,11 +26,13 @@ class RetrospectionPrompts:
         description: How a judge is told the `{context}`; left out where it has none.
         judge: Asks for a verdict; `{description}`, `{question}`, `{first}` and `{second}`.
         verdicts: The verdict for the first response and for the second one, whose log-likelihoods are compared. They
-            may quote `{first}` and `{second}`: a small model learns to copy the better text where it does not learn to
-            name its number.
+            may quote `{first}` and `{second}`, or be nothing else: a small model learns to write the better text where
+            it does not learn to name its number.
+        length_penalty: Log-likelihoods are divided by the verdicts' numbers of tokens to this power, as in the beam
+            search of transformers: 0 compares sums, 1 means per token. It matters where verdicts differ in length.
 
     Raises:
-        ValueError: A name in braces that is missing or unknown, or two equal verdicts.
+        ValueError: A name in braces that is missing or unknown, two equal verdicts, or a penalty outside [0, 1].
     """
 
     first_context: str = (
@@ -47,6 +49,7 @@ class RetrospectionPrompts:
         "choice is Response 2'."
     )
     verdicts: tuple[str, str] = ("My choice is Response 1", "My choice is Response 2")
+    length_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         slots: dict[str, set[str]] = {"first_context": set(), "next_context": {"context"}, "description": {"context"}}
@@ -59,6 +62,8 @@ class RetrospectionPrompts:
                 raise ValueError(f"prompts.verdicts may have the slots first and second, got {sorted(unknown)}")
         if self.verdicts[0].strip() == self.verdicts[1].strip() or not all(map(str.strip, self.verdicts)):
             raise ValueError(f"prompts.verdicts must be two different texts, got {self.verdicts}")
+        if not 0 <= self.length_penalty <= 1:
+            raise ValueError(f"prompts.length_penalty must be in [0, 1], got {self.length_penalty}")
 
     def context(self, previous: str | None) -> str:
         """Asks for a description, or for a better one than the previous."""
@@ -72,6 +77,11 @@ class RetrospectionPrompts:
     def options(self, first: str, second: str) -> list[str]:
         """The two verdicts on two responses."""
         return [verdict.format(first=first, second=second) for verdict in self.verdicts]
+
+    def scores(self, logps: Sequence[float], num_tokens: Sequence[int]) -> tuple[float, float]:
+        """What the verdicts are compared by, of their log-likelihoods and lengths."""
+        first, second = (logp / num**self.length_penalty for logp, num in zip(logps, num_tokens, strict=True))
+        return first, second
 
 
 def _slots(template: str) -> set[str]:

@@ -218,7 +218,7 @@ class First(DPOModule):
     """Always prefers what stands first."""
 
     def choices(self, batch):
-        return [row | {"option_logps": [-0.1, -2.0]} for row in super().choices(batch)]
+        return [row | {"option_logps": [-0.1, -2.0], "option_tokens": [5, 5]} for row in super().choices(batch)]
 
 
 def test_a_judge_that_goes_by_the_place_is_refused_with_its_bias(world, tmp_path):

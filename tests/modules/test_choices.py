@@ -31,9 +31,11 @@ def test_both_orders_share_one_video_and_equal_separate_rows(name, make_batch):
     assert len(videos) == len(batch["video_keys"]) == 1
     with torch.no_grad():
         features = module.encode(batch)
-        alone = score(module.base, module.family, batch, features, shared=False).sums.view(2, 2)
+        separate = score(module.base, module.family, batch, features, shared=False)
+    alone, lengths = separate.sums.view(2, 2), separate.lengths.view(2, 2)
     assert [row["id"] for row in rows] == ["p/order-12", "p/order-21"]
-    for row, logps in zip(rows, alone, strict=True):
+    for row, logps, tokens in zip(rows, alone, lengths, strict=True):
+        assert row["option_tokens"] == tokens.tolist() and min(row["option_tokens"]) > 1
         assert torch.allclose(torch.tensor(row["option_logps"]), logps, rtol=0, atol=1e-5)
         assert row["response"] == RetrospectionPrompts().verdicts[int(logps.argmax())] and row["finished"]
     assert not torch.equal(alone[0], alone[1])  # the orders do differ

@@ -35,12 +35,12 @@ def judged(straight, swapped, answers=ANSWERS, **more):
     asked = questions(compared, PROMPTS)
     given = zip(asked, (straight, swapped), strict=False)
     replies = [row | (r if isinstance(r, dict) else {"response": r}) for row, r in given]
-    (row,) = verdict_rows(compared, read_replies(replies, asked), {"judge": "self"})
+    (row,) = verdict_rows(compared, read_replies(replies, asked, PROMPTS), {"judge": "self"})
     return row
 
 
 def scored(first, second):
-    return {"response": "the likelier", "option_logps": [first, second]}
+    return {"response": "the likelier", "option_logps": [first, second], "option_tokens": [4, 9]}
 
 
 def test_both_orders_are_asked_by_the_same_context():
@@ -110,7 +110,7 @@ def test_an_answer_that_was_cut_may_lose_and_must_not_win():
     for winner, reason in ((1, None), (2, "unfinished")):
         asked = questions([row], PROMPTS)
         replies = [each | {"response": text} for each, text in zip(asked, (ONE, TWO)[:: 3 - 2 * winner], strict=True)]
-        (verdict,) = verdict_rows([row], read_replies(replies, asked), {})
+        (verdict,) = verdict_rows([row], read_replies(replies, asked, PROMPTS), {})
         assert (verdict["choice"], verdict["reason"]) == (winner if reason is None else None, reason)
         assert verdict["choices"] == [winner, winner]
 
@@ -143,12 +143,12 @@ def test_replies_that_are_missing_or_answer_something_else_are_refused():
     asked = questions(compared, PROMPTS)
     replies = [row | {"response": ONE} for row in asked]
     with pytest.raises(ValueError, match="question p/order-21 has no reply"):
-        read_replies(replies[:1], asked)
-    (row,) = verdict_rows(compared, read_replies(replies[:1], asked, whole=False), {})
+        read_replies(replies[:1], asked, PROMPTS)
+    (row,) = verdict_rows(compared, read_replies(replies[:1], asked, PROMPTS, whole=False), {})
     assert (row["reason"], row["raw"], row["choices"]) == ("unparsable", [ONE, None], [1, None])
     replies[1]["prompt"] = "something else"
     with pytest.raises(ValueError, match="the reply to p/order-21 answers another question"):
-        read_replies(replies, asked)
+        read_replies(replies, asked, PROMPTS)
     with pytest.raises(ValueError, match="prompt p has 3 answers; a comparison needs two"):
         comparisons(candidates(*ANSWERS) + candidates("c", "d")[:1], CONTEXTS, 1)
 
@@ -169,3 +169,14 @@ def test_verdicts_may_quote_the_responses():
     assert asked[1]["meta"]["options"] == ["b It is Response 1.", "a It is Response 2."]
     with pytest.raises(ValueError, match=r"verdicts may have the slots first and second, got \['third'\]"):
         RetrospectionPrompts(verdicts=("{third}", "b"))
+
+
+@pytest.mark.parametrize(
+    "penalty, scores, choice", [(0.0, (-3.0, -4.0), 1), (0.5, (-1.5, -4 / 3), 2), (1.0, (-0.75, -4 / 9), 2)]
+)
+def test_verdicts_of_different_lengths_compare_by_the_penalty(penalty, scores, choice):
+    prompts = RetrospectionPrompts(length_penalty=penalty)
+    asked = questions(comparisons(candidates(*ANSWERS), CONTEXTS, 1), prompts)
+    opinions = read_replies([row | scored(-3.0, -4.0) for row in asked], asked, prompts)
+    for opinion in opinions.values():
+        assert opinion.choice == choice and opinion.scores == pytest.approx(scores)

@@ -72,6 +72,7 @@ def test_the_judge_is_told_nothing_where_there_is_no_context():
         ({"first_context": "Before: {context}"}, r"prompts\.first_context must have the slots \[\]"),
         ({"judge": "{question} {first}"}, r"prompts\.judge must have the slots \['description', 'first'"),
         ({"verdicts": ("one", " one")}, "two different texts"),
+        ({"length_penalty": 1.5}, r"length_penalty must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_wordings_without_their_slots_are_refused(wrong, message):
