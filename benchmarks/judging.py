@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from rich.progress import track
+from torch import Tensor
 
 from lit_vpo.datamodules import InstructionDataModule, write_overlay
 from lit_vpo.datamodules.manifest import Manifest
@@ -21,6 +22,7 @@ from lit_vpo.datamodules.motion_world.tasks import MIXES, base_record, rows
 from lit_vpo.datamodules.sources import Source
 from lit_vpo.metrics import verbosity_metrics
 from lit_vpo.metrics.answers import is_question
+from lit_vpo.metrics.bootstrap import bootstrap_ratio, paired_bootstrap, per_clip
 from lit_vpo.modules import SFTModule
 from lit_vpo.modules.generation import Decoding
 from lit_vpo.preferences.agreement import agreement, exact_choices
@@ -37,6 +39,16 @@ ISR_DPO = Path(__file__).parents[1] / "experiments/motion_world/isr_dpo/dpo.yaml
 GREEDY, SAMPLED = Decoding(192), Decoding(96, temperature=1.0, top_p=0.95)
 Row = dict[str, Any]
 KINDS: dict[str, Callable[[Row], bool]] = {"captions": lambda row: not is_question(row), "questions": is_question}
+COLUMNS = (
+    "right [95 %]",
+    "against none",
+    "orders agree",
+    "right of those",
+    "kappa",
+    "pairs",
+    "first place",
+    "longer wins",
+)
 
 
 class Policy:
@@ -56,19 +68,20 @@ class Policy:
 
     def answer(self, prompts: Sequence[Row], told: str, decoding: Decoding = GREEDY, num: int = 1) -> list[Row]:
         """`num` answers to each prompt."""
-        batches = track(self._batches(prompts, "predict"), told)
+        batches = track(self._batches(prompts), told)
         return [row for batch in batches for row in self.module.generations(batch, num, decoding)]
 
     def choose(self, asked: Sequence[Row], told: str) -> list[Row]:
         """The scores of the options of each question."""
-        batches = track(self._batches(asked, "predict_questions"), told)
+        batches = track(self._batches(asked, scored=True), told)
         return [row for batch in batches for row in self.module.choices(batch)]
 
-    def _batches(self, prompts: Sequence[Row], kind: str) -> list[Any]:
+    def _batches(self, prompts: Sequence[Row], scored: bool = False) -> list[Any]:
         with tempfile.TemporaryDirectory() as folder:
             write_overlay(f"{folder}/rows.jsonl", prompts)
             source = Source(self.shards, f"{folder}/rows.jsonl")
-            data = InstructionDataModule(self.model, **{kind: source}, batch_size=64)
+            sources = (None, source) if scored else (source, None)
+            data = InstructionDataModule(self.model, predict=sources[0], predict_questions=sources[1], batch_size=64)
             return list(data.predict_dataloader())
 
     def describe(self, scenes: Sequence[Scene], previous: dict[str, Row]) -> dict[str, Row]:
@@ -99,20 +112,31 @@ def measure(model: str, shards: str, limit: int | None) -> Iterator[tuple[str, l
 
 def table(verdicts: dict[str, list[Row]]) -> Iterator[str]:
     """A line for each kind of answers and each source of descriptions."""
-    yield "| answers | description | accuracy [95 %] | kappa | of | consistent | read | first place | longer wins |"
-    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    yield f"| answers | description | {' | '.join(COLUMNS)} |"
+    yield f"| --- | --- | {' | '.join('---:' for _ in COLUMNS)} |"
     for name, chosen in KINDS.items():
-        for source, judged in verdicts.items():
-            yield f"| {name} | {source} | {line([row for row in judged if chosen(row)])} |"
+        groups = {source: [row for row in judged if chosen(row)] for source, judged in verdicts.items()}
+        for source, judged in groups.items():
+            yield f"| {name} | {source} | {line(judged, groups['none'])} |"
 
 
-def line(judged: Sequence[Row]) -> str:
-    """Agreement with the exact judge where both orders agree and one answer is better, and how steady it is."""
+def line(judged: Sequence[Row], blind: Sequence[Row]) -> str:
+    """Agreement with the exact judge, its difference from that without a description, and how steady it is."""
+    right = bootstrap_ratio(*both_orders(judged), seed=0)
+    gain = paired_bootstrap(both_orders(blind), both_orders(judged), seed=0)
     found, steady = agreement(exact_choices(judged, score_caption)), verbosity_metrics(judged)
-    accuracy = f"{found.accuracy.estimate:.1%} [{100 * found.accuracy.low:.1f}, {100 * found.accuracy.high:.1f}]"
-    names = ("order_consistency", "parse_rate", "first_place", "longer_wins")
-    shares = " | ".join(f"{steady[name]:.1%}" for name in names)
-    return f"{accuracy} | {found.kappa:.2f} | {found.num_pairs - found.num_tied} | {shares}"
+    cells = [f"{right.estimate:.1%} [{100 * right.low:.1f}, {100 * right.high:.1f}]"]
+    cells += [f"{100 * gain.estimate:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"]
+    cells += [f"{steady['order_consistency']:.1%}", f"{found.accuracy.estimate:.1%}", f"{found.kappa:.2f}"]
+    cells += [str(found.num_pairs - found.num_tied), f"{steady['first_place']:.1%}", f"{steady['longer_wins']:.1%}"]
+    return " | ".join(cells)
+
+
+def both_orders(judged: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Right verdicts and verdicts of each clip, every order one verdict, of pairs whose answers err differently."""
+    orders = [row | {"choice": choice} for row in judged for choice in row["choices"] if choice is not None]
+    told = [each for each in exact_choices(orders, score_caption) if each.other]
+    return per_clip([each.key for each in told], [(float(each.judge == each.other), 1.0) for each in told])
 
 
 def main() -> None:

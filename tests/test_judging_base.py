@@ -67,10 +67,16 @@ def test_a_line_of_the_table_by_hand(make_verdict):
         make_verdict("c", [right, wrong], (2, 2), **told),
         make_verdict("d", [right, wrong], (1, 2), **told),
     ]
-    # 2 of 3 are right; kappa of (1, 1), (2, 2), (2, 1): (2/3 - 4/9) / (1 - 4/9); 5 of 8 replies name the first place
-    cells = line(rows).split(" | ")
-    assert cells[0].startswith("66.7% [") and cells[1:] == ["0.40", "3", "75.0%", "100.0%", "62.5%", "66.7%"]
+    blind = [*rows[:2], make_verdict("c", [right, wrong], (1, 1), **told), rows[3]]
+    # 4 + 1 of 8 verdicts are right, 6 + 1 of 8 blindly; kappa of (1, 1), (2, 2), (2, 1): (2/3 - 4/9) / (1 - 4/9)
+    right_ones, against, *others = line(rows, blind).split(" | ")
+    assert right_ones.startswith("62.5% [") and against.startswith("-25.0 [")
+    assert others == ["75.0%", "66.7%", "0.40", "3", "62.5%", "66.7%"]  # 5 of 8 name the first place
+    assert line(rows, rows).split(" | ")[1] == "+0.0 [+0.0, +0.0]"
     asked = {"ground_truth": "yes", "meta": {"options": ["yes", "no"]}}
-    lines = list(table({"own": [*rows, make_verdict("e", ["yes", "no"], (2, 2), **asked)]}))
-    assert [each.split(" | ")[:2] for each in lines[2:]] == [["| captions", "own"], ["| questions", "own"]]
-    assert " | 0.0% [0.0, 0.0] | " in lines[3]
+    judged = [*rows, make_verdict("e", ["yes", "no"], (2, 2), **asked)]
+    lines = list(table({"own": judged, "none": judged}))
+    assert [each.split(" | ")[:2] for each in lines[2:]] == [
+        [f"| {kind}", source] for kind in ("captions", "questions") for source in ("own", "none")
+    ]
+    assert lines[4].split(" | ")[2] == "0.0% [0.0, 0.0]"
